@@ -1,0 +1,126 @@
+"""What an objective is told about a rollout batch: rewards, groups, labels, and whatever else a method asks for.
+
+Axes: N completions (rows), P groups.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ngrpo.errors import ConfigError
+from ngrpo.objectives._inputs import (
+    fact_tensor,
+    group_ids,
+    label_tensor,
+    reward_tensor,
+    same_length,
+    statistics_device,
+)
+from ngrpo.objectives.groups import NO_VIRTUAL, GroupIndex, GroupStats, VirtualRewards, group_statistics, kinds_of
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RolloutFacts:
+    """What some methods need to know of the completions besides their rewards; [N] tensors, arrays or lists.
+
+    Attributes:
+        completion_tokens: [N] length of each completion, in tokens.
+        is_truncated: [N] whether the token limit cut the completion off.
+    """
+
+    completion_tokens: Any = None
+    is_truncated: Any = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RewardBatch:
+    """A rollout batch as the parts of an objective see it. Whole groups; checked; never written to.
+
+    Attributes:
+        method: Name of the method that asks, for messages.
+        rewards: [N] float64, finite; what the reward transforms left of the given rewards.
+        dtype: Precision the rewards were given in.
+        groups: Which rows belong together.
+        labels: [N] bool, or None where the rewards do not tell and no labels were given. Read it as `correct`.
+        facts: What else is known of the completions. Read it with `fact`.
+    """
+
+    method: str
+    rewards: Tensor
+    dtype: torch.dtype
+    groups: GroupIndex
+    labels: Tensor | None
+    facts: RolloutFacts
+
+    @classmethod
+    def of(cls, method: str, rewards: Any, groups: Any, correct: Any, facts: RolloutFacts | None) -> "RewardBatch":
+        """Check what the caller gave, and find the labels: rewards that are all 0 or 1 are their own labels."""
+        values = reward_tensor(rewards)
+        device = statistics_device(values.device)
+        dtype, values = values.dtype, values.to(device).double()
+        ids = group_ids(groups, device)
+        same_length(rewards=values, groups=ids)
+        labels = None
+        if correct is not None:
+            labels = label_tensor(correct, device)
+            same_length(rewards=values, correct=labels)
+        elif ((values == 0) | (values == 1)).all():
+            labels = values == 1
+        index = GroupIndex.of(ids)
+        return cls(method, rewards=values, dtype=dtype, groups=index, labels=labels, facts=facts or RolloutFacts())
+
+    @property
+    def correct(self) -> Tensor:
+        """[N] bool, the verifier's labels.
+
+        Raises:
+            ConfigError: None were given and the rewards are not all 0 or 1.
+        """
+        if self.labels is None:
+            raise ConfigError(
+                f"{self.method} needs to know which completions are correct, and rewards other than 0 and 1 do not "
+                "say. Pass the verifier's labels: correct=[True, False, ...]."
+            )
+        return self.labels
+
+    def fact(self, name: str) -> Tensor:
+        """[N] one field of the rollout facts.
+
+        Raises:
+            ConfigError: It was not given.
+        """
+        values = getattr(self.facts, name)
+        if values is None:
+            raise ConfigError(f"{self.method} needs {name}. Pass rollout=RolloutFacts({name}=...), one per completion.")
+        values = fact_tensor(values, self.rewards.device)
+        same_length(rewards=self.rewards, **{name: values})
+        return values
+
+    def kinds(self) -> Tensor:
+        """[P] `GroupKind` of each group, by its labels."""
+        return kinds_of(self.correct, self.groups)
+
+    def statistics(self, virtual: VirtualRewards = NO_VIRTUAL) -> GroupStats:
+        """Statistics of each group, virtual rewards included.
+
+        Raises:
+            ConfigError: A group's best reward is above the virtual one, which would turn the signs around.
+        """
+        # Rounded like the real rewards: 0.3 given in float32 is not 0.3 in float64, and equal must mean equal.
+        rounded = torch.tensor(virtual.reward, dtype=self.dtype).item()
+        if virtual.num_virtual > 0:
+            self._refuse_rewards_above(rounded)
+        return group_statistics(self.rewards, self.groups, replace(virtual, reward=rounded))
+
+    def _refuse_rewards_above(self, virtual_reward: float) -> None:
+        is_above = self.rewards > virtual_reward
+        if is_above.any():
+            row = int(is_above.nonzero()[0])
+            group = self.groups.ids[self.groups.row_group[row]].item()
+            best = self.rewards[self.groups.row_group == self.groups.row_group[row]].max().item()
+            raise ConfigError(
+                f"virtual_reward {virtual_reward:g} is below the best reward {best:g} of group {group}. Set it to the "
+                f"largest reward the task can give, before any penalty (at least {best:g} here)."
+            )

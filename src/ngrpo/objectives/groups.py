@@ -1,0 +1,218 @@
+"""Groups of completions: which rows belong together, their statistics, and what kind each group is.
+
+Axes: N completions (rows, in any order), P groups (in the order of their ids). Nothing here loops over groups.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from math import isfinite
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ngrpo.errors import ConfigError
+from ngrpo.objectives._inputs import group_ids, label_tensor, same_length
+
+
+class GroupKind(IntEnum):
+    """What the verifier's labels say of a group. Decided by counting labels, never by comparing rewards."""
+
+    ALL_WRONG = 0
+    MIXED = 1
+    ALL_RIGHT = 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GroupIndex:
+    """Which rows form which group.
+
+    Attributes:
+        ids: [P] the distinct group ids, ascending.
+        row_group: [N] for each row the position of its group in `ids`.
+        num_rows: [P] how many rows each group has.
+    """
+
+    ids: Tensor
+    row_group: Tensor
+    num_rows: Tensor
+
+    @classmethod
+    def of(cls, ids: Tensor) -> "GroupIndex":
+        """Index of [N] integer ids: any values, any order, groups of any sizes."""
+        distinct, row_group, num_rows = torch.unique(ids, return_inverse=True, return_counts=True)
+        return cls(ids=distinct, row_group=row_group, num_rows=num_rows)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """[N] values -> [P] their sum within each group."""
+        return torch.zeros(len(self.ids), dtype=values.dtype, device=values.device).index_add(0, self.row_group, values)
+
+    def smallest(self, values: Tensor) -> Tensor:
+        """[N] values -> [P] the smallest of each group."""
+        return self._extreme(values, "amin")
+
+    def largest(self, values: Tensor) -> Tensor:
+        """[N] values -> [P] the largest of each group."""
+        return self._extreme(values, "amax")
+
+    def spread(self, per_group: Tensor) -> Tensor:
+        """[P] one value per group -> [N] that value on each of the group's rows."""
+        return per_group[self.row_group]
+
+    def _extreme(self, values: Tensor, reduction: str) -> Tensor:
+        start = torch.zeros(len(self.ids), dtype=values.dtype, device=values.device)
+        return start.scatter_reduce(0, self.row_group, values, reduction, include_self=False)
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualRewards:
+    """Imagined completions whose reward joins every group's statistics. They have no tokens and no loss.
+
+    Attributes:
+        num_virtual: How many join each group. 0 leaves the group as it is.
+        reward: What each of them earned, in reward units: the best reward the task can give.
+    """
+
+    num_virtual: int = 0
+    reward: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.num_virtual < 0:
+            raise ConfigError(f"num_virtual must be 0 or more, got {self.num_virtual!r}. 0 gives GRPO's statistics.")
+        if not isfinite(self.reward):
+            raise ConfigError(f"virtual_reward must be finite, got {self.reward!r}.")
+
+
+NO_VIRTUAL = VirtualRewards()
+"""The group as it is."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GroupStats:
+    """Statistics of each group over its real and virtual rewards together, so that baseline and scale agree.
+
+    In a group whose rewards, virtual ones included, are all equal, `mean` is that very value (found by comparing the
+    smallest with the largest), so that every deviation from it is exactly 0. A summed mean of a reward such as 0.9 can
+    be off in the last digit, which a division by a small epsilon would turn into a visible advantage.
+
+    Attributes:
+        num_values: [P] how many rewards the statistics cover, virtual ones included.
+        mean: [P] float64, in reward units.
+        sum_squares: [P] float64, sum of squared deviations from `mean`.
+    """
+
+    num_values: Tensor
+    mean: Tensor
+    sum_squares: Tensor
+
+    def std(self, ddof: int) -> Tensor:
+        """[P] standard deviation, dividing by `num_values - ddof`; NaN where that is zero."""
+        return (self.sum_squares / (self.num_values - ddof)).sqrt()
+
+
+def group_statistics(rewards: Tensor, groups: GroupIndex, virtual: VirtualRewards = NO_VIRTUAL) -> GroupStats:
+    """Mean and squared deviations of each group, over its real and its virtual rewards.
+
+    Args:
+        rewards: [N] float64, finite.
+        groups: Which rows belong together.
+        virtual: What joins every group. Its reward is at least the best real one, and was rounded to the precision
+            of the real rewards, so that equal means equal.
+
+    Returns:
+        One `GroupStats` for all groups.
+
+    Example:
+        >>> index = GroupIndex.of(torch.tensor([5, 5, 5, 5]))
+        >>> stats = group_statistics(torch.tensor([1.0, 0, 0, 0]).double(), index, VirtualRewards(1, 1.0))
+        >>> stats.mean.tolist(), round(stats.std(ddof=1).item(), 6)
+        ([0.4], 0.547723)
+    """
+    num_values = groups.num_rows + virtual.num_virtual
+    mean = (groups.sum(rewards) + virtual.num_virtual * virtual.reward) / num_values
+    largest = groups.largest(rewards)
+    if virtual.num_virtual > 0:
+        largest = largest.clamp(min=virtual.reward)
+    mean = torch.where(groups.smallest(rewards) == largest, largest, mean)
+    virtual_squares = virtual.num_virtual * (virtual.reward - mean).square()
+    sum_squares = groups.sum((rewards - groups.spread(mean)).square()) + virtual_squares
+    return GroupStats(num_values=num_values, mean=mean, sum_squares=sum_squares)
+
+
+def kinds_of(correct: Tensor, groups: GroupIndex) -> Tensor:
+    """[N] bool labels -> [P] `GroupKind` values, in the order of `groups.ids`."""
+    num_correct = groups.sum(correct.long())
+    kinds = torch.full_like(num_correct, GroupKind.MIXED)
+    kinds[num_correct == 0] = GroupKind.ALL_WRONG
+    kinds[num_correct == groups.num_rows] = GroupKind.ALL_RIGHT
+    return kinds
+
+
+def group_kinds(correct: Any, groups: Any) -> Tensor:
+    """What kind each group is: all wrong, mixed or all right.
+
+    Args:
+        correct: [N] the verifier's labels: booleans, or numbers that are 0 or 1.
+        groups: [N] integer group ids, in any order.
+
+    Returns:
+        [P] `GroupKind` values (integers), in ascending order of the group ids.
+
+    Raises:
+        RewardError: A label is neither 0 nor 1.
+        ValueError: The two differ in length, or the ids are not integers.
+
+    Example:
+        >>> group_kinds([False, True, False, True, True], [7, 3, 7, 5, 3])   # groups 3, 5 and 7
+        tensor([2, 2, 0])
+    """
+    labels = label_tensor(correct)
+    ids = group_ids(groups, labels.device)
+    same_length(correct=labels, groups=ids)
+    return kinds_of(labels, GroupIndex.of(ids))
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """How many groups of each kind a batch has.
+
+    Attributes:
+        num_all_wrong: Groups without a correct completion.
+        num_mixed: Groups with correct and incorrect ones.
+        num_all_right: Groups without an incorrect one.
+    """
+
+    num_all_wrong: int
+    num_mixed: int
+    num_all_right: int
+
+    @property
+    def num_groups(self) -> int:
+        """All groups counted."""
+        return self.num_all_wrong + self.num_mixed + self.num_all_right
+
+
+def census(correct: Any, groups: Any) -> Census:
+    """Count the groups of each kind.
+
+    Args:
+        correct: [N] the verifier's labels: booleans, or numbers that are 0 or 1.
+        groups: [N] integer group ids, in any order.
+
+    Returns:
+        The three counts.
+
+    Raises:
+        RewardError: A label is neither 0 nor 1.
+        ValueError: The two differ in length, or the ids are not integers.
+
+    Example:
+        >>> census([0, 0, 1, 0, 1, 1], [1, 1, 2, 2, 3, 3])
+        Census(num_all_wrong=1, num_mixed=1, num_all_right=1)
+    """
+    counts = torch.bincount(group_kinds(correct, groups), minlength=len(GroupKind)).tolist()
+    return Census(
+        num_all_wrong=counts[GroupKind.ALL_WRONG],
+        num_mixed=counts[GroupKind.MIXED],
+        num_all_right=counts[GroupKind.ALL_RIGHT],
+    )

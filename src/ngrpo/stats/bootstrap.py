@@ -1,0 +1,147 @@
+"""Percentile bootstrap intervals of a mean over prompts, and over seeds and prompts.
+
+Axes: S seeds (runs), P prompts, R resamples; any further axes are quantities resampled together. What is published
+(pass@k, its area, differences of two models on the same prompts) is a mean over prompts of one number per prompt, so
+the mean is the only statistic here.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ngrpo.errors import ConfigError, DataError
+
+BLOCK_VALUES = 1 << 22
+"""Resampled indices held at once; bounds memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean and its bootstrap interval; floats, or arrays where several quantities were resampled together.
+
+    Attributes:
+        estimate: The mean over all prompts (and seeds).
+        low: Lower end.
+        high: Upper end.
+    """
+
+    estimate: NDArray[np.float64] | float
+    low: NDArray[np.float64] | float
+    high: NDArray[np.float64] | float
+
+
+def bootstrap_interval(
+    values_by_prompt: ArrayLike, *, num_resamples: int = 10_000, seed: int = 0, level: float = 0.95
+) -> Interval:
+    """Interval of the mean over prompts, when other prompts of the same kind might have been drawn.
+
+    Prompts are resampled with replacement. To compare two models, pass the differences prompt by prompt.
+
+    Args:
+        values_by_prompt: [P] or [P, ...] one number per prompt; of [P, ...] every quantity sees the same resamples.
+        num_resamples: Resamples R.
+        seed: Of the resampling.
+        level: Share of resamples inside the interval, between 0 and 1.
+
+    Returns:
+        The mean and its percentile interval, in the units of the values. Of a single prompt the interval is a point and
+        says nothing of other prompts.
+
+    Raises:
+        ConfigError: `num_resamples` or `level` is out of range.
+        DataError: There is no prompt, or a value is not finite.
+
+    Example:
+        >>> interval = bootstrap_interval([0.0, 0.0, 1.0, 1.0], seed=0)
+        >>> interval.estimate, interval.low, interval.high
+        (0.5, 0.0, 1.0)
+    """
+    values = _checked(values_by_prompt, axes=("prompt",))
+    _check_settings(num_resamples, level)
+    flat = values.reshape(len(values), -1)
+    rng = np.random.default_rng(seed)
+    means = [_resampled_weights(rng, num_rows, len(values)) @ flat for num_rows in _blocks(num_resamples, len(values))]
+    return _interval(np.concatenate(means), values.mean(axis=0), level)
+
+
+def hierarchical_bootstrap_interval(
+    values: ArrayLike, *, num_resamples: int = 10_000, seed: int = 0, level: float = 0.95
+) -> Interval:
+    """Interval of the mean over seeds and prompts, when both other seeds and other prompts might have been drawn.
+
+    Each resample draws seeds with replacement, and one set of prompts with replacement that all of them share: runs are
+    evaluated on the same prompts, so prompts are crossed with seeds and not nested in them.
+
+    Args:
+        values: [S, P] or [S, P, ...] one number per seed and prompt.
+        num_resamples: Resamples R.
+        seed: Of the resampling.
+        level: Share of resamples inside the interval, between 0 and 1.
+
+    Returns:
+        The mean and its percentile interval, in the units of the values. With few seeds it is too narrow: three seeds
+        cannot show the spread of seeds well.
+
+    Raises:
+        ConfigError: `num_resamples` or `level` is out of range.
+        DataError: There is no seed or no prompt, or a value is not finite.
+
+    Example:
+        >>> interval = hierarchical_bootstrap_interval([[0.0, 1.0], [0.0, 1.0], [0.0, 1.0]])
+        >>> interval.estimate, interval.low, interval.high
+        (0.5, 0.0, 1.0)
+    """
+    values = _checked(values, axes=("seed", "prompt"))
+    _check_settings(num_resamples, level)
+    num_seeds, num_prompts = values.shape[:2]
+    flat = values.reshape(num_seeds, num_prompts, -1)
+    rng = np.random.default_rng(seed)
+    means = []
+    for num_rows in _blocks(num_resamples, num_prompts):
+        seed_weights = _resampled_weights(rng, num_rows, num_seeds)
+        prompt_weights = _resampled_weights(rng, num_rows, num_prompts)
+        # [S, R, M]: the resampled prompts' mean of every seed; then the resampled seeds' mean of those.
+        means.append(np.einsum("rs,srm->rm", seed_weights, prompt_weights @ flat))
+    return _interval(np.concatenate(means), values.mean(axis=(0, 1)), level)
+
+
+def _resampled_weights(rng: np.random.Generator, num_resamples: int, num_items: int) -> NDArray[np.float64]:
+    """[R, items] how often each item was drawn in `num_items` draws with replacement, divided by the draws."""
+    drawn = rng.integers(num_items, size=(num_resamples, num_items))
+    cells = drawn + num_items * np.arange(num_resamples)[:, None]
+    counts = np.bincount(cells.ravel(), minlength=num_resamples * num_items)
+    return counts.reshape(num_resamples, num_items) / num_items
+
+
+def _blocks(num_resamples: int, num_items: int) -> list[int]:
+    """Resamples per block, so that no block holds more than `BLOCK_VALUES` indices (or one resample)."""
+    per_block = max(1, BLOCK_VALUES // num_items)
+    full, rest = divmod(num_resamples, per_block)
+    return [per_block] * full + ([rest] if rest else [])
+
+
+def _interval(means: NDArray[np.float64], estimate: NDArray[np.float64], level: float) -> Interval:
+    """[R, M] resampled means -> the percentile interval around `estimate`."""
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0).reshape(2, *np.shape(estimate))
+    if estimate.ndim == 0:
+        return Interval(float(estimate), float(low), float(high))
+    return Interval(estimate, low, high)
+
+
+def _checked(values: ArrayLike, axes: tuple[str, ...]) -> NDArray[np.float64]:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim < len(axes) or 0 in array.shape:
+        raise DataError(f"values need at least one {' and one '.join(axes)}, got the shape {list(array.shape)}.")
+    if not np.isfinite(array).all():
+        first = [int(position) for position in np.argwhere(~np.isfinite(array))[0]]
+        place = ", ".join(f"{axis} {position}" for axis, position in zip(axes, first, strict=False))
+        raise DataError(f"the value of {place} is not finite. Every prompt counts: give it a number.")
+    return array
+
+
+def _check_settings(num_resamples: int, level: float) -> None:
+    if num_resamples < 1:
+        raise ConfigError(f"num_resamples must be 1 or more, got {num_resamples}.")
+    if not 0 < level < 1:
+        raise ConfigError(f"level must lie between 0 and 1, got {level}: 0.95 is a 95 % interval.")

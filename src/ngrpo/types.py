@@ -1,0 +1,92 @@
+"""The nouns of the package: prompts, completions, outcomes and groups. Standard library only."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+FinishReason = Literal["eos", "length"]
+OutcomeKind = Literal["scored", "unparsed", "timeout", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One row of a data set, ready to be sampled from.
+
+    Attributes:
+        id: Stable within its data set; what results of different runs are paired by.
+        text: What the model reads, after the template.
+        token_ids: `text` as the model's tokenizer encodes it.
+        gold: The reference answer, as text.
+        source: Where it came from, for messages: `data/math.jsonl row 173`.
+        columns: The whole source row, for the user's own reward function.
+    """
+
+    id: str
+    text: str
+    token_ids: tuple[int, ...]
+    gold: str
+    source: str = ""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sampled answer.
+
+    Attributes:
+        token_ids: Sampled tokens; the end-of-sequence token is included when it was sampled.
+        logprobs: Log-probability (nats) of each token under the distribution it was sampled from.
+        text: `token_ids` decoded, special tokens left out.
+        finish_reason: `eos`, or `length` when the token limit cut it off.
+        entropy_nats: Mean over its tokens of the entropy of the distribution sampled from.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    text: str
+    finish_reason: FinishReason
+    entropy_nats: float = 0.0
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether the token limit cut this completion off."""
+        return self.finish_reason == "length"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a verifier said of one completion.
+
+    Attributes:
+        value: The reward that is optimised.
+        correct: The verifier's label. A label, never `value == 1`.
+        kind: `scored`; `unparsed` (no answer found: wrong); `timeout` and `error` (the verifier failed).
+        extracted: The answer that was judged, when one was found.
+        detail: Why, for people who read records.
+    """
+
+    value: float
+    correct: bool
+    kind: OutcomeKind = "scored"
+    extracted: str | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The completions of one occurrence of a prompt, with their outcomes. Groups are atomic: moved and cut whole.
+
+    Attributes:
+        prompt: What was asked.
+        completions: Every completion of this occurrence of the prompt.
+        outcomes: One per completion, in the same order.
+    """
+
+    prompt: Prompt
+    completions: tuple[Completion, ...]
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def num_correct(self) -> int:
+        """How many completions the verifier labelled correct."""
+        return sum(outcome.correct for outcome in self.outcomes)
