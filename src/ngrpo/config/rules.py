@@ -1,0 +1,63 @@
+"""Settings that are fine alone and do not go together.
+
+Each rule is a function named as a sentence that must hold. It returns None, or the complaint: both values by their
+dotted keys, why they do not go together, and what to do. A new rule is a function and its place in `RULES`.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ngrpo.config.models import RunConfig
+
+
+def training_samples_from_the_whole_distribution(config: "RunConfig") -> str | None:
+    """The update's log-probabilities are of the whole distribution, so the sampler's must be too."""
+    rollout = config.rollout
+    if rollout.top_p == 1.0 and rollout.top_k == 0:
+        return None
+    return (
+        f"rollout.top_p = {rollout.top_p} and rollout.top_k = {rollout.top_k} cut the distribution sampled from, which "
+        "the update does not account for: its ratios would be wrong from the first step. Set rollout.top_p = 1.0 and "
+        "rollout.top_k = 0; validation and eval may use both."
+    )
+
+
+def every_update_has_a_group(config: "RunConfig") -> str | None:
+    """Fewer prompts than updates would leave updates without any group."""
+    num_prompts, num_updates = config.rollout.num_prompts_per_step, config.update.num_updates_per_step
+    if num_prompts >= num_updates:
+        return None
+    return (
+        f"rollout.num_prompts_per_step = {num_prompts} is below update.num_updates_per_step = {num_updates}: some "
+        "updates would have no group. Sample more prompts or make fewer updates."
+    )
+
+
+def warmup_ends_before_the_run(config: "RunConfig") -> str | None:
+    """A warm-up as long as the run never reaches the learning rate."""
+    warmup_steps, num_steps = config.optim.warmup_steps, config.train.num_steps
+    if warmup_steps == 0 or warmup_steps < num_steps:
+        return None
+    return (
+        f"optim.warmup_steps = {warmup_steps} is not below train.num_steps = {num_steps}: the learning rate would "
+        "never be reached. Warm up for fewer rollout steps or train for more."
+    )
+
+
+RULES = (
+    training_samples_from_the_whole_distribution,
+    every_update_has_a_group,
+    warmup_ends_before_the_run,
+)
+
+
+def broken_rules(config: "RunConfig") -> list[str]:
+    """Says which rules a configuration breaks.
+
+    Args:
+        config: Sections that are valid one by one.
+
+    Returns:
+        One complaint for each broken rule, in the order of `RULES`.
+    """
+    return [complaint for rule in RULES if (complaint := rule(config)) is not None]

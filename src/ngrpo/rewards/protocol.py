@@ -1,0 +1,34 @@
+"""What every reward looks like to the code that uses it."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from ngrpo.types import Completion, Outcome, Prompt
+
+
+class Reward(Protocol):
+    """Judges completions against their prompts.
+
+    What a model wrote never makes a reward raise; it only decides the outcome. What the user wrote (a gold, a
+    function) does raise, as one of `ngrpo.errors`.
+    """
+
+    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Outcome]:
+        """Judge a batch.
+
+        Args:
+            prompts: One per completion; the same prompt may come many times.
+            completions: What was answered.
+
+        Returns:
+            One outcome per completion, in the same order.
+        """
+        ...
+
+    def check_gold(self, gold: str) -> str | None:
+        """Say why this gold can never be matched, or None when it can. Called once per row, before training."""
+        ...
+
+    def close(self) -> None:
+        """End whatever processes the reward holds. It may be called again, and starts them again when used."""
+        ...
