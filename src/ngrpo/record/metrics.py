@@ -1,0 +1,67 @@
+"""Every metric, declared once with its unit and meaning."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number of metrics.jsonl.
+
+    Attributes:
+        unit: What it counts in; a share is a number in [0, 1].
+        meaning: What it is.
+    """
+
+    unit: str
+    meaning: str
+
+
+METRICS: dict[str, Metric] = {
+    "reward/mean": Metric("reward", "mean reward of the sampled completions, filtered groups included"),
+    "reward/correct_frac": Metric("share", "completions the verifier labelled correct"),
+    "reward/unparsed_frac": Metric("share", "completions without an answer that could be judged"),
+    "reward/timeout_frac": Metric("share", "completions the verifier gave up on"),
+    "reward/error_frac": Metric("share", "completions the verifier failed on"),
+    "groups/num_sampled": Metric("groups", "groups sampled in this step, refills included"),
+    "groups/num_kept": Metric("groups", "groups that entered the update"),
+    "groups/all_wrong_frac": Metric("share", "sampled groups without a correct completion"),
+    "groups/mixed_frac": Metric("share", "sampled groups with correct and wrong completions"),
+    "groups/all_right_frac": Metric("share", "sampled groups with correct completions only"),
+    "groups/num_batches": Metric("batches", "rollout batches sampled for this step, the first included"),
+    "groups/is_short": Metric("0 or 1", "whether the refill bound left the step short of groups"),
+    "groups/gradient_frac": Metric("share", "sampled completions that carried a gradient"),
+    "advantage/sum_per_completion": Metric("advantage", "sum of advantages over kept completions, per completion"),
+    "advantage/positive_sum_per_completion": Metric("advantage", "the same over positive advantages"),
+    "advantage/negative_sum_per_completion": Metric("advantage", "the same over negative advantages"),
+    "advantage/abs_max": Metric("advantage", "largest absolute advantage"),
+    "completion/mean_tokens": Metric("tokens", "mean length, end of sequence included"),
+    "completion/max_tokens": Metric("tokens", "longest completion"),
+    "completion/correct_mean_tokens": Metric("tokens", "mean length of correct completions"),
+    "completion/wrong_mean_tokens": Metric("tokens", "mean length of wrong completions"),
+    "completion/truncated_frac": Metric("share", "completions cut off by the token limit"),
+    "policy/entropy_nats": Metric("nats", "mean entropy per sampled token of the distribution sampled from"),
+    "policy/old_kl_nats": Metric("nats", "mean k3 estimate of KL(old || current) per token, over the updates"),
+    "policy/reference_kl_nats": Metric("nats", "mean k3 estimate of KL(current || reference) per token"),
+    "policy/sampler_gap_nats": Metric("nats", "largest |sampler - trainer| log-probability where old ones are retaken"),
+    "policy/ratio_mean": Metric("ratio", "mean probability ratio, current over old, over the updates"),
+    "policy/ratio_max": Metric("ratio", "largest probability ratio"),
+    "loss/value": Metric("loss", "mean of the loss over the updates of this step"),
+    "loss/grad_norm": Metric("norm", "mean gradient norm before clipping, over the updates"),
+    "loss/grad_norm_max": Metric("norm", "largest gradient norm of the updates"),
+    "loss/clip_high_frac": Metric("share", "of positive-advantage tokens, those stopped by the upper bound"),
+    "loss/clip_low_frac": Metric("share", "of negative-advantage tokens, those stopped by the lower bound"),
+    "optim/lr": Metric("rate", "learning rate of this step"),
+    "optim/num_updates": Metric("updates", "optimiser steps made so far"),
+    "data/epoch": Metric("epochs", "passes over the prompts so far"),
+    "data/num_completions": Metric("completions", "completions sampled so far"),
+    "time/rollout_s": Metric("s", "sampling and judging"),
+    "time/update_s": Metric("s", "optimiser steps"),
+    "time/validation_s": Metric("s", "periodic evaluation"),
+    "time/step_s": Metric("s", "rollout and update"),
+    "time/completion_tokens_per_s": Metric("tokens/s", "completion tokens over the whole step's time"),
+    "validation/pass_at_1": Metric("share", "mean over prompts of the share of correct completions"),
+    "validation/pass_at_n": Metric("share", "prompts with at least one correct completion of validation.num_samples"),
+    "validation/mean_tokens": Metric("tokens", "mean completion length on validation prompts"),
+    "validation/truncated_frac": Metric("share", "validation completions cut off by the token limit"),
+    "validation/entropy_nats": Metric("nats", "mean entropy per token on validation prompts"),
+}

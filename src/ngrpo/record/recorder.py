@@ -1,0 +1,164 @@
+"""The run folder's records: metrics, groups and samples as JSONL; TensorBoard and W&B as listeners."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from ngrpo.record.jsonl import append_lines, keep_lines
+from ngrpo.record.metrics import METRICS
+from ngrpo.types import Group
+
+
+class Listener(Protocol):
+    """Somebody else who is told every metric."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Takes the metrics of one step."""
+        ...
+
+    def close(self) -> None:
+        """Flushes and ends."""
+        ...
+
+
+class Recorder:
+    """Writes what happened in a run folder.
+
+    Args:
+        folder: The run folder.
+        listeners: Also told.
+        num_samples_per_step: Completions written to samples.jsonl each step.
+    """
+
+    def __init__(self, folder: Path, *, listeners: Sequence[Listener] = (), num_samples_per_step: int = 4) -> None:
+        self.folder = folder
+        self.listeners = list(listeners)
+        self.num_samples_per_step = num_samples_per_step
+
+    def forget_after(self, step: int) -> int:
+        """Drops lines of later steps, which a resumed run makes again; returns how many metric lines went."""
+        dropped = 0
+        for name in ("metrics.jsonl", "groups.jsonl", "samples.jsonl"):
+            count = keep_lines(self.folder / name, lambda row: row["step"] <= step)
+            dropped += count if name == "metrics.jsonl" else 0
+        return dropped
+
+    def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Records the metrics of one step.
+
+        A number that is not finite is written as null: the line must stay JSON.
+
+        Args:
+            step: Rollout steps done.
+            metrics: By name; every name is declared in `METRICS`.
+        """
+        unknown = sorted(set(metrics) - set(METRICS))
+        assert not unknown, f"undeclared metrics {unknown}: declare them in record/metrics.py"
+        row = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        append_lines(self.folder / "metrics.jsonl", [{"step": step, **row}])
+        for listener in self.listeners:
+            listener.log(step, metrics)
+
+    def groups(
+        self, step: int, groups: Sequence[Group], kept: Sequence[bool], advantages: Sequence[Sequence[float]]
+    ) -> None:
+        """Records every sampled group of a step, and a bounded sample of completions.
+
+        Args:
+            step: Rollout steps done.
+            groups: All sampled groups.
+            kept: Whether each entered the update.
+            advantages: Of each group's completions; empty where it was not kept.
+        """
+        append_lines(
+            self.folder / "groups.jsonl",
+            (
+                {
+                    "step": step,
+                    "prompt": group.prompt.id,
+                    "kept": is_kept,
+                    "rewards": [outcome.value for outcome in group.outcomes],
+                    "correct": [outcome.correct for outcome in group.outcomes],
+                    "kinds": [outcome.kind for outcome in group.outcomes],
+                    "tokens": [len(completion.token_ids) for completion in group.completions],
+                    "advantages": list(row),
+                }
+                for group, is_kept, row in zip(groups, kept, advantages, strict=True)
+            ),
+        )
+        append_lines(self.folder / "samples.jsonl", self._sample_rows(step, groups))
+
+    def _sample_rows(self, step: int, groups: Sequence[Group]) -> list[dict[str, Any]]:
+        """The first completion of evenly spaced groups."""
+        count = min(self.num_samples_per_step, len(groups))
+        chosen = [groups[index * len(groups) // count] for index in range(count)]
+        return [
+            {
+                "step": step,
+                "prompt": group.prompt.id,
+                "prompt_text": group.prompt.text,
+                "completion": group.completions[0].text,
+                "gold": group.prompt.gold,
+                "finish_reason": group.completions[0].finish_reason,
+                "reward": group.outcomes[0].value,
+                "correct": group.outcomes[0].correct,
+                "kind": group.outcomes[0].kind,
+                "extracted": group.outcomes[0].extracted,
+                "detail": group.outcomes[0].detail,
+            }
+            for group in chosen
+        ]
+
+    def close(self) -> None:
+        """Ends the listeners."""
+        for listener in self.listeners:
+            listener.close()
+
+
+class TensorBoardListener:
+    """Writes TensorBoard events.
+
+    Args:
+        folder: Where the events go.
+        first_step: Events of later steps, left by an interrupted run, are purged.
+    """
+
+    def __init__(self, folder: Path, *, first_step: int = 0) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else 0)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Takes the metrics of one step."""
+        for name, value in metrics.items():
+            self.writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flushes and ends."""
+        self.writer.close()
+
+
+class WandbListener:
+    """Logs to Weights & Biases.
+
+    Args:
+        folder: The run folder; wandb's own files go below it.
+        project: Project name.
+        name: Run name.
+        mode: `online` or `offline`.
+        config: The resolved configuration.
+    """
+
+    def __init__(self, folder: Path, *, project: str, name: str, mode: str, config: Mapping[str, Any]) -> None:
+        import wandb
+
+        self.run = wandb.init(project=project, name=name, mode=mode, dir=str(folder), config=dict(config))
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Takes the metrics of one step."""
+        self.run.log(dict(metrics), step=step)
+
+    def close(self) -> None:
+        """Flushes and ends."""
+        self.run.finish()

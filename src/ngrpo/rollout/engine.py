@@ -1,0 +1,96 @@
+"""What every sampling engine is asked, and what its random numbers belong to."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from ngrpo.errors import ConfigError
+from ngrpo.types import Completion, Prompt
+
+TRAINING, EVALUATION = 0, 1
+"""Streams of random numbers: a run's evaluations never disturb its rollouts."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn.
+
+    Attributes:
+        max_completion_tokens: Longest completion.
+        temperature: Divides the logits; 0 takes the likeliest token.
+        top_p: Nucleus mass; 1 keeps all.
+        top_k: Keeps the k likeliest; 0 keeps all.
+
+    Raises:
+        ConfigError: One of them is out of range.
+    """
+
+    max_completion_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+    def __post_init__(self) -> None:
+        if not (self.max_completion_tokens >= 1 and 0 <= self.temperature < math.inf):
+            raise ConfigError(f"{self}: max_completion_tokens must be 1 or more, temperature finite and 0 or more.")
+        if not (0 < self.top_p <= 1 and self.top_k >= 0):
+            raise ConfigError(f"{self}: top_p must be above 0 and at most 1, top_k 0 or more.")
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """One completion to be sampled.
+
+    Attributes:
+        prompt: What to complete.
+        key: What its random numbers are made from; see `random_key`.
+    """
+
+    prompt: Prompt
+    key: tuple[int, ...]
+
+
+def random_key(*, seed: int, stream: int, step: int, occurrence: int, sample: int) -> tuple[int, ...]:
+    """The identity of one completion's random numbers.
+
+    They belong to (run seed, step, occurrence of the prompt in the step, sample index), never to a place in a batch, so
+    that cutting the batch differently changes nothing but float rounding.
+    """
+    return (seed, stream, step, occurrence, sample)
+
+
+def uniforms(keys: Sequence[tuple[int, ...]], count: int) -> np.ndarray:
+    """`count` uniform numbers in [0, 1) for each key: [len(keys), count] float64.
+
+    Example:
+        >>> a, b = uniforms([(0, 0, 1, 2, 3), (0, 0, 1, 2, 4)], 5)
+        >>> bool((a == uniforms([(0, 0, 1, 2, 3)], 5)[0]).all()), bool((a == b).any())
+        (True, False)
+    """
+    rows = [np.random.Generator(np.random.Philox(np.random.SeedSequence(key))).random(count) for key in keys]
+    return np.stack(rows) if rows else np.empty((0, count))
+
+
+class Engine(Protocol):
+    """Samples completions. Returns one per request, in the order of the requests."""
+
+    def sample(
+        self,
+        requests: Sequence[SampleRequest],
+        sampling: Sampling,
+        *,
+        on_progress: Callable[[int], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> list[Completion]:
+        """Samples every request.
+
+        Args:
+            requests: What to complete.
+            sampling: How tokens are drawn.
+            on_progress: Called with the number of completions finished since the last call.
+            should_stop: Asked between tokens; true makes the engine raise `Interrupted`.
+        """
+        ...

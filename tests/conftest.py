@@ -1,0 +1,36 @@
+"""Fixtures shared by all tests. Heavy imports stay inside: tests of torch-free parts must not pay for torch."""
+
+import os
+
+import pytest
+
+# These are read when the libraries are imported. No test reaches for a hub or for anybody's account; models this small
+# are slower on several threads, and tests run side by side.
+os.environ.update({"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "TOKENIZERS_PARALLELISM": "false"})
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def policy():
+    """The small policy in float32; the session's own, so do not train it."""
+    from helpers import small_policy
+
+    return small_policy()
+
+
+@pytest.fixture(scope="session")
+def policy64():
+    """The small policy in float64; the session's own, so do not train it."""
+    import torch
+
+    from helpers import small_policy
+
+    return small_policy(torch.float64)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory):
+    """A checkpoint folder of the small model and its tokenizer; do not write into it."""
+    from helpers import save_checkpoint
+
+    return save_checkpoint(tmp_path_factory.mktemp("models") / "small")
