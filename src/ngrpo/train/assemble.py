@@ -1,0 +1,339 @@
+"""Configuration into live objects; the only place that does this. User mistakes fail here, before the model loads."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ngrpo import objectives
+from ngrpo.config import Data, RunConfig
+from ngrpo.config import Reward as RewardSettings
+from ngrpo.data import PromptOrder, PromptSet, load_prompts
+from ngrpo.errors import CheckpointError, ConfigError, NgrpoError
+from ngrpo.objectives import Objective
+from ngrpo.policy import Policy, load_policy, load_reference, load_tokenizer, max_positions
+from ngrpo.policy.load import ignored_generation_settings
+from ngrpo.record import Recorder, console
+from ngrpo.rewards import Reward
+from ngrpo.rollout import Engine, Sampling, engine_for, is_boxed, reward_for
+from ngrpo.train.checkpoint import TrainerState, load_optimizer, load_state, newest_checkpoint
+from ngrpo.train.run_folder import (
+    check_extras,
+    check_same_data,
+    check_same_settings,
+    folder_of,
+    forget_unsaved,
+    hold_folder,
+    make_listeners,
+    read_run_file,
+    start_folder,
+    write_run_file,
+)
+from ngrpo.types import Prompt
+
+
+@dataclass(frozen=True)
+class ValidationSet:
+    """What periodic evaluation needs.
+
+    Attributes:
+        prompts: The held-out prompts.
+        reward: Judges them.
+        sampling: How tokens are drawn.
+        num_samples: Completions per prompt.
+        every_steps: Rollout steps between evaluations.
+    """
+
+    prompts: tuple[Prompt, ...]
+    reward: Reward
+    sampling: Sampling
+    num_samples: int
+    every_steps: int
+
+
+@dataclass
+class TrainingRun:
+    """Everything the loop works with.
+
+    Attributes:
+        config: What the user asked for.
+        folder: The run folder.
+        lock: The file descriptor that keeps other processes out of the folder.
+        objective: The method.
+        prompts: The training prompts.
+        order: In which they come.
+        reward: Judges completions.
+        sampling: How tokens are drawn in training.
+        validation: Periodic evaluation, where asked for.
+        policy: What is trained.
+        reference: The frozen starting model, where the objective has a KL term.
+        optimizer: AdamW over the policy's trainable parameters.
+        engine: Samples.
+        recorder: Writes the run folder.
+        state: Where the run is.
+        is_sound: Whether weights, state and records are of one step and finite, so that they may be saved.
+        last_correct_frac: Of the last step's completions; for progress.
+    """
+
+    config: RunConfig
+    folder: Path
+    lock: int
+    objective: Objective
+    prompts: tuple[Prompt, ...]
+    order: PromptOrder
+    reward: Reward
+    sampling: Sampling
+    validation: ValidationSet | None
+    policy: Policy
+    reference: Policy | None
+    optimizer: torch.optim.Optimizer
+    engine: Engine
+    recorder: Recorder
+    state: TrainerState
+    is_sound: bool = True
+    last_correct_frac: float | None = None
+
+    def close(self) -> None:
+        """Ends worker processes and lets go of the folder. May be called again."""
+        self.reward.close()
+        if self.validation is not None:
+            self.validation.reward.close()
+        if self.lock >= 0:
+            os.close(self.lock)
+            self.lock = -1
+
+
+def assemble(config: RunConfig, *, resume: bool = False) -> TrainingRun:
+    """Makes the objects of a run and its folder, or takes up a run where its newest checkpoint left it.
+
+    Args:
+        config: A checked configuration.
+        resume: Go on with the run in the folder.
+
+    Raises:
+        UserError: A setting, a row, the model or the folder cannot be used. Records and checkpoints are as they were.
+    """
+    objective = check_start(config, resume=resume)
+    folder = folder_of(config)
+    described = read_run_file(folder) if resume else None
+    if described is not None:
+        check_same_settings(described, config, folder)
+    lock = hold_folder(folder)
+    try:
+        return _assemble(config, objective, folder, lock, described)
+    except BaseException:
+        os.close(lock)
+        raise
+
+
+def _assemble(
+    config: RunConfig, objective: Objective, folder: Path, lock: int, described: dict[str, Any] | None
+) -> TrainingRun:
+    """The rest of `assemble`, in a folder that is held; `described` is the `run.json` of a run to be resumed."""
+    tokenizer = load_tokenizer(config.model.path)
+    room = prompt_room(config.model.path, config.rollout.max_completion_tokens, "rollout.max_completion_tokens")
+    prompts, reward = load_data(config.data, config.reward, tokenizer, room)
+    validation = load_validation(config, tokenizer, room)
+    checkpoint = None
+    if described is not None:
+        check_same_data(described, prompts, folder)
+        checkpoint = newest_checkpoint(folder / "checkpoints")
+        if checkpoint is None:
+            note(f"{folder} has no checkpoint yet: starting at step 0.")
+    state = load_state(checkpoint) if checkpoint else TrainerState()
+    if state.step > config.train.num_steps:
+        raise CheckpointError(
+            f"the run in {folder} has made {state.step} steps already, more than train.num_steps = "
+            f"{config.train.num_steps}. Give a larger train.num_steps to go on with it."
+        )
+    policy = make_policy(config, tokenizer, checkpoint)
+    if described is None and (ignored := ignored_generation_settings(policy.model)):
+        note(f"the model's own generation_config is ignored ({ignored}); rollout.* decides.")
+    optimizer = make_optimizer(policy, config)
+    if checkpoint:
+        load_optimizer(checkpoint, optimizer, policy.device)
+    reference = load_reference(config.model.path, policy) if objective.needs_reference else None
+    write_run_file(folder, config, prompts, state, described)
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    recorder = Recorder(folder, num_samples_per_step=config.record.num_samples_per_step)
+    forget_unsaved(recorder, state, has_checkpoint=checkpoint is not None)
+    recorder.listeners = make_listeners(folder, config, state)
+    return TrainingRun(
+        config=config,
+        folder=folder,
+        lock=lock,
+        objective=objective,
+        prompts=prompts.prompts,
+        order=PromptOrder(len(prompts), config.run.seed),
+        reward=reward,
+        sampling=Sampling(config.rollout.max_completion_tokens, config.rollout.temperature),
+        validation=validation,
+        policy=policy,
+        reference=reference,
+        optimizer=optimizer,
+        engine=engine_for(
+            config.rollout.engine, policy, max_rows=config.rollout.max_rows, answers_are_boxed=is_boxed(reward)
+        ),
+        recorder=recorder,
+        state=state,
+    )
+
+
+def check_start(config: RunConfig, *, resume: bool) -> Objective:
+    """Finds what can be found wrong without data and model, and makes the folder of a new run.
+
+    Returns:
+        The method.
+
+    Raises:
+        UserError: The method, an extra that is not installed, or the run folder.
+    """
+    objective = make_objective(config)
+    check_extras(config)
+    if resume:
+        read_run_file(folder_of(config))
+    else:
+        start_folder(folder_of(config))
+    return objective
+
+
+def make_objective(config: RunConfig) -> Objective:
+    """The method with its parameters, tried on a group of the run's size before anything is loaded.
+
+    Raises:
+        ConfigError: Unknown method or parameter, or one that cannot work with this group size or these rewards.
+    """
+    objective = objectives.get(config.objective.name, **config.objective.params)
+    size = config.rollout.num_samples_per_prompt
+    # Every reward but the user's own function pays 1 at best.
+    best = 0.0 if ".py:" in config.reward.name else 1.0
+    facts = objectives.RolloutFacts(
+        completion_tokens=torch.ones(size, dtype=torch.long), is_truncated=torch.zeros(size, dtype=torch.bool)
+    )
+    problem = ""
+    try:
+        rewards = [best] + [0.0] * (size - 1)
+        advantages = objective.advantages(rewards, [0] * size, correct=[best > 0] + [False] * (size - 1), rollout=facts)
+        if advantages.ndim != 1:
+            problem = f"it tells tokens apart (advantages of shape {list(advantages.shape)}), which training does not."
+    except NgrpoError as error:
+        problem = str(error)
+    except Exception as error:  # noqa: BLE001  (a method of the user's own may raise anything)
+        problem = f"it raised {type(error).__name__}: {error}"
+    if problem:
+        raise ConfigError(
+            f"objective {objective.name!r} cannot train on groups of {size} (rollout.num_samples_per_prompt) with "
+            f"rewards from 0 to {best:g}: {problem}"
+        )
+    return objective
+
+
+def prompt_room(model: str, max_completion_tokens: int, setting: str) -> int | None:
+    """What a model leaves for a prompt beside a completion, in tokens; None where it does not say.
+
+    Args:
+        model: Folder or hub name; its configuration is read, not its weights.
+        max_completion_tokens: Longest completion.
+        setting: What sets that, for the message.
+
+    Raises:
+        ConfigError: The model has no room for a prompt.
+    """
+    limit = max_positions(model)
+    if limit is None:
+        return None
+    if limit <= max_completion_tokens:
+        raise ConfigError(
+            f"{setting} = {max_completion_tokens} leaves no room for a prompt: {model!r} was made for {limit} tokens "
+            "in all. Lower it."
+        )
+    return limit - max_completion_tokens
+
+
+def load_data(
+    data: Data, judge: RewardSettings, tokenizer: Any, room: int | None, section: str = "data"
+) -> tuple[PromptSet, Reward]:
+    """The prompts of one data section and the reward that judges them; drops are counted aloud.
+
+    Args:
+        data: The section.
+        judge: The reward section.
+        tokenizer: The model's.
+        room: Tokens that the model has for a prompt, where it says.
+        section: Name of the data section, for the message.
+
+    Raises:
+        UserError: Rows or reward cannot be used.
+    """
+    reward = reward_for(
+        judge.name,
+        source=data.source,
+        params=data.params,
+        seed=data.seed,
+        size=data.size,
+        correct_at=judge.correct_at,
+        timeout_s=judge.timeout_s,
+        allow_execution=judge.allow_execution,
+    )
+    prompts = load_prompts(
+        data.source,
+        tokenizer,
+        max_prompt_tokens=min((bound for bound in (room, data.max_prompt_tokens) if bound is not None), default=None),
+        check_gold=reward.check_gold,
+        **data.model_dump(exclude={"source", "max_prompt_tokens"}),
+    )
+    if prompts.num_dropped:
+        counts = ", ".join(f"{count} {reason}" for reason, count in prompts.num_dropped.items())
+        note(f"{section}.source: dropped {sum(prompts.num_dropped.values())} rows ({counts}).")
+    return prompts, reward
+
+
+def load_validation(config: RunConfig, tokenizer: Any, room: int | None) -> ValidationSet | None:
+    """The validation section made live, or None where there is none."""
+    section = config.validation
+    if section is None:
+        return None
+    prompts, reward = load_data(section.data, config.reward, tokenizer, room, "validation.data")
+    sampling = Sampling(
+        config.rollout.max_completion_tokens, section.temperature, top_p=section.top_p, top_k=section.top_k
+    )
+    return ValidationSet(prompts.prompts, reward, sampling, section.num_samples, section.every_steps)
+
+
+def make_policy(config: RunConfig, tokenizer: Any, checkpoint: Path | None) -> Policy:
+    """The model: the user's, or the one a checkpoint holds. A new adapter's weights belong to the run's seed."""
+    lora = config.model.lora
+    path = config.model.path if checkpoint is None or lora is not None else str(checkpoint)
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(config.run.seed)
+        return load_policy(
+            path,
+            tokenizer,
+            device=config.model.device,
+            precision=config.model.precision,
+            gradient_checkpointing=config.model.gradient_checkpointing,
+            lora=lora.model_dump() if lora else None,
+            adapter=checkpoint if lora else None,
+        )
+
+
+def make_optimizer(policy: Policy, config: RunConfig) -> torch.optim.Optimizer:
+    """AdamW; weight decay on matrices only, as biases and norms are not to be pulled to zero."""
+    settings = config.optim
+    parameters = policy.trainable_parameters()
+    matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
+    others = [parameter for parameter in parameters if parameter.ndim < 2]
+    return torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=settings.lr,
+        betas=settings.betas,
+        eps=settings.eps,
+        fused=policy.device.type in ("cpu", "cuda"),
+    )
+
+
+def note(text: str) -> None:
+    """Tells the user something on standard error, just as it is."""
+    console().print(text, markup=False, soft_wrap=True)

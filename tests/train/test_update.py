@@ -1,0 +1,454 @@
+"""One optimiser step: its gradient by hand, whatever the microbatches; what moves and what stays; what it measures."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from helpers import EOS, make_completion, make_prompts, small_model, small_policy
+from ngrpo import objectives
+from ngrpo.errors import NumericsError
+from ngrpo.policy import completion_logprobs, pad_rows
+from ngrpo.train import step
+from ngrpo.train.measure import group_census, update_metrics
+from ngrpo.train.rows import even_parts, group_rows
+from ngrpo.train.step import TrainingRow, update
+from ngrpo.types import Completion, Group, Outcome
+
+TEMPERATURE = 0.7
+MAX_TOKENS = 9
+# By group, from which the prompt is: mixed, all wrong, all right, mixed.
+CORRECT = [[1, 0, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 1]]
+# Group 2 is all right, which ngrpo's filter drops; here it stays, for its zero advantages.
+METHODS = {
+    "ngrpo": {},
+    "grpo": {},
+    "dr_grpo": {"budget_tokens": MAX_TOKENS},
+    "psr": {},
+    "psr by sequence": {"aggregation": "seq_mean_token_mean"},
+    "nsr": {"drop_zero_weight": False},
+    "dapo": {"mask_truncated": True},
+    "rloo": {},
+    "ngrpo with kl and entropy": {"kl_coef": 0.3, "entropy_coef": 0.2},
+    "psr with kl and entropy": {"kl_coef": 0.3, "entropy_coef": 0.2},
+}
+
+
+def method(name: str) -> objectives.Objective:
+    return objectives.get(name.partition(" ")[0], **METHODS[name])
+
+
+def logprobs_of(policy, prompts, completions):
+    batch = pad_rows(prompts, completions, pad_token_id=policy.pad_token_id, device=policy.device)
+    with torch.no_grad():
+        values, _ = completion_logprobs(policy, batch, temperature=TEMPERATURE)
+    return [line[: len(ids)] for line, ids in zip(values.tolist(), completions, strict=True)]
+
+
+def make_groups(policy) -> list[Group]:
+    """Groups of random completions of many lengths; the policy has moved since, so that some ratios are clipped."""
+    random = torch.Generator().manual_seed(1)
+    groups = []
+    for prompt, labels in zip(make_prompts(), CORRECT, strict=False):
+        ids = [torch.randint(2, 18, (int(torch.randint(1, MAX_TOKENS, (1,), generator=random)),), generator=random)
+               for _ in labels]  # fmt: skip
+        rows = [[*row.tolist(), EOS] if place % 3 else row.tolist() for place, row in enumerate(ids)]
+        current = logprobs_of(policy, [prompt.token_ids] * len(rows), rows)
+        moved = [[value + float(torch.randn((), generator=random)) * 0.3 for value in line] for line in current]
+        completions = [
+            Completion(tuple(row), tuple(line), "", "eos" if row[-1] == EOS else "length")
+            for row, line in zip(rows, moved, strict=True)
+        ]
+        groups.append(Group(prompt, tuple(completions), tuple(Outcome(float(c), bool(c)) for c in labels)))
+    return groups
+
+
+def make_rows(policy, objective) -> list[TrainingRow]:
+    return [row for group in group_rows(objective, make_groups(policy)) for row in group]
+
+
+def take_step(policy, objective, rows, *, optimizer=None, reference=None, max_grad_norm=1e9, max_tokens=10**9):
+    optimizer = optimizer or torch.optim.SGD(policy.trainable_parameters(), lr=0.0)
+    return update(
+        policy,
+        optimizer,
+        objective,
+        rows,
+        temperature=TEMPERATURE,
+        max_microbatch_tokens=max_tokens,
+        max_grad_norm=max_grad_norm,
+        reference=reference,
+    )
+
+
+def gradient(policy) -> torch.Tensor:
+    return torch.cat([parameter.grad.flatten() for parameter in policy.trainable_parameters()])
+
+
+def frozen_reference():
+    return small_policy(torch.float64, seed=5)
+
+
+def reference_of(objective):
+    return frozen_reference() if objective.needs_reference else None
+
+
+# --- the gradient ---
+
+
+def token_loss(name, log_ratio, current, advantage, ref, entropy):
+    """The loss of one token, from the papers' formulas."""
+    ratio = log_ratio.exp()
+    low, high = {"ngrpo": (0.16, 0.24), "dapo": (0.2, 0.28)}.get(name.partition(" ")[0], (0.2, 0.2))
+    objective = torch.minimum(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
+    if name == "rloo":
+        objective = current * advantage
+    if name == "dapo" and advantage < 0:
+        objective = objective.clamp(min=10.0 * advantage)
+    if "kl" in name:
+        objective = objective - 0.3 * ((ref - current).exp() - (ref - current) - 1) + 0.2 * entropy
+    return -objective
+
+
+def loss_by_hand(name, policy, groups) -> torch.Tensor:
+    """The loss of a whole step: row by row without padding, each token by the formula, and one division."""
+    advantages = {
+        # (r - mean) / (std + eps): by hand for the groups of CORRECT, of 4 real and for ngrpo 1 virtual reward.
+        "ngrpo": [by_statistics(row, 1) for row in CORRECT],
+        "grpo": [by_statistics(row, 0) for row in CORRECT],
+        "dapo": [by_statistics(row, 0) for row in CORRECT],
+        "dr_grpo": [[value - sum(row) / 4 for value in row] for row in CORRECT],
+        "psr": [[float(value) for value in row] for row in CORRECT],
+        "nsr": [[value - 1.0 for value in row] for row in CORRECT],
+        "rloo": [[value - (sum(row) - value) / 3 for value in row] for row in CORRECT],
+    }[name.partition(" ")[0]]
+    reference = frozen_reference()
+    sums, lengths = [], []
+    for group, row_advantages in zip(groups, advantages, strict=True):
+        for completion, advantage in zip(group.completions, row_advantages, strict=True):
+            if (name.startswith("psr") and advantage == 0) or (name == "dapo" and completion.is_truncated):
+                continue
+            current, entropy = by_hand(policy, group.prompt.token_ids, completion.token_ids)
+            ref = by_hand(reference, group.prompt.token_ids, completion.token_ids)[0].detach()
+            old = torch.tensor(completion.logprobs, dtype=torch.float64)
+            losses = [
+                token_loss(name, current[t] - old[t], current[t], advantage, ref[t], entropy[t])
+                for t in range(len(completion.token_ids))
+            ]
+            sums.append(torch.stack(losses).sum())
+            lengths.append(len(losses))
+    if name in ("grpo", "psr by sequence"):
+        return sum(total / length for total, length in zip(sums, lengths, strict=True)) / len(sums)
+    if name == "dr_grpo":
+        return sum(sums) / MAX_TOKENS / len(sums)
+    if name == "rloo":
+        return sum(sums) / len(sums)
+    return sum(sums) / sum(lengths)
+
+
+def by_statistics(row, num_virtual):
+    values = [*row, *[1] * num_virtual]
+    mean = sum(values) / len(values)
+    std = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    return [(value - mean) / (std + 1e-6) for value in row]
+
+
+def by_hand(policy, prompt, completion):
+    """Log-probabilities and entropies of one completion, from a forward pass over it alone."""
+    logits = policy.model(torch.tensor([[*prompt, *completion]])).logits[0, len(prompt) - 1 : -1] / TEMPERATURE
+    logprobs = logits.log_softmax(-1)
+    return logprobs[range(len(completion)), list(completion)], -(logprobs.exp() * logprobs).sum(-1)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_loss_and_gradient_are_those_of_the_formula(name):
+    policy, objective = small_policy(torch.float64), method(name)
+    groups = make_groups(policy)
+    expected = loss_by_hand(name, policy, groups)
+    expected_gradient = torch.autograd.grad(expected, policy.trainable_parameters())
+    rows = [row for group in group_rows(objective, groups) for row in group]
+    stats = take_step(policy, objective, rows, reference=reference_of(objective))
+    assert stats.loss == pytest.approx(expected.item(), rel=1e-10)
+    torch.testing.assert_close(
+        gradient(policy), torch.cat([part.flatten() for part in expected_gradient]), rtol=1e-9, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("count", [2, 4, 16])
+def test_gradient_does_not_depend_on_microbatches(name, count, monkeypatch):
+    policy, objective = small_policy(torch.float64), method(name)
+    rows, reference = make_rows(policy, objective), reference_of(objective)
+    whole = take_step(policy, objective, rows, reference=reference)
+    expected = gradient(policy).clone()
+    monkeypatch.setattr(step, "microbatches", lambda rows, _: [list(part) for part in even_parts(rows, count) if part])
+    parts = take_step(policy, objective, rows, reference=reference)
+    assert (gradient(policy) - expected).norm() <= 1e-10 * expected.norm()
+    assert expected.norm() > 1e-3
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-10)
+    assert (parts.num_tokens, parts.clipped_high_tokens, parts.clipped_low_tokens, parts.max_ratio) == (
+        whole.num_tokens, whole.clipped_high_tokens, whole.clipped_low_tokens, pytest.approx(whole.max_ratio),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("max_tokens", [1, 30, 60, 100])
+def test_gradient_does_not_depend_on_the_token_budget(max_tokens):
+    policy, objective = small_policy(torch.float64), method("ngrpo")
+    rows = make_rows(policy, objective)
+    take_step(policy, objective, rows)
+    expected = gradient(policy).clone()
+    take_step(policy, objective, rows[::-1], max_tokens=max_tokens)
+    assert (gradient(policy) - expected).norm() <= 1e-10 * expected.norm()
+
+
+@pytest.mark.parametrize("name", ["ngrpo", "grpo", "dr_grpo"])
+def test_rows_of_zero_advantage_are_skipped_and_stay_in_the_denominators(name, monkeypatch):
+    policy, objective = small_policy(torch.float64), method(name)
+    rows = make_rows(policy, objective)
+    seen = []
+    original = step.microbatches
+    monkeypatch.setattr(step, "microbatches", lambda rows, size: original(seen.extend(rows) or rows, size))
+    take_step(policy, objective, rows)
+    assert [row for row in rows if row.advantage] == seen
+    assert len(seen) == {"ngrpo": 12, "grpo": 8, "dr_grpo": 8}[name]  # of 16; under ngrpo all-wrong rows count
+    expected = gradient(policy).clone()
+    # As many rows of zero advantage again, of the same lengths: the same gradient, divided by twice as much.
+    take_step(policy, objective, [*rows, *(replace(row, advantage=0.0) for row in rows)])
+    torch.testing.assert_close(gradient(policy), expected / 2, rtol=1e-12, atol=1e-15)
+
+
+def test_rows_that_do_not_count_change_nothing():
+    policy, objective = small_policy(torch.float64), method("psr")
+    rows = make_rows(policy, objective)
+    assert [row.counts for row in rows] == [bool(value) for group in CORRECT for value in group]
+    take_step(policy, objective, rows)
+    expected = gradient(policy).clone()
+    take_step(policy, objective, [row for row in rows if row.counts])
+    torch.testing.assert_close(gradient(policy), expected, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
+def test_gradient_checkpointing_changes_nothing():
+    policy, objective = small_policy(torch.float64), method("ngrpo")
+    rows = make_rows(policy, objective)
+    take_step(policy, objective, rows)
+    expected = gradient(policy).clone()
+    policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    take_step(policy, objective, rows)
+    assert (gradient(policy) - expected).norm() <= 1e-12 * expected.norm()
+    assert not policy.model.training
+
+
+# --- zero gradients, not absent ones ---
+
+
+def all_wrong(policy):
+    return [
+        replace(group, outcomes=tuple(Outcome(0.0, False) for _ in group.outcomes)) for group in make_groups(policy)
+    ]
+
+
+@pytest.mark.parametrize(("name", "has_gradient"), [("grpo", False), ("dr_grpo", False), ("ngrpo", True)])
+def test_all_wrong_groups_teach_ngrpo_only(name, has_gradient):
+    policy, objective = small_policy(), method(name)  # float32, as in real runs
+    rows = [row for group in group_rows(objective, all_wrong(policy)) for row in group]
+    stats = take_step(policy, objective, rows)
+    assert (stats.grad_norm > 0.01) if has_gradient else (stats.grad_norm == 0.0)
+    assert bool(gradient(policy).count_nonzero()) == has_gradient
+
+
+@pytest.mark.parametrize("rows", ["all wrong", "none"])
+def test_the_optimiser_steps_without_any_advantage(rows):
+    policy, objective = small_policy(torch.float64), method("grpo")
+    optimizer = torch.optim.AdamW(policy.trainable_parameters(), lr=0.1, betas=(0.9, 0.999), weight_decay=0.0)
+    take_step(policy, objective, make_rows(policy, objective), optimizer=optimizer)
+    before = policy.model.model.embed_tokens.weight.detach().clone()
+    state = optimizer.state[policy.model.model.embed_tokens.weight]
+    first, second = state["exp_avg"].clone(), state["exp_avg_sq"].clone()
+    idle = [row for group in group_rows(objective, all_wrong(policy)) for row in group] if rows == "all wrong" else []
+    stats = take_step(policy, objective, idle, optimizer=optimizer)
+    assert (stats.grad_norm, stats.loss, stats.num_tokens) == (0.0, 0.0, 0)
+    # Adam with gradient 0 at its second step: moments decay, and the momentum of the first goes on.
+    mean, square = 0.9 * first / (1 - 0.9**2), 0.999 * second / (1 - 0.999**2)
+    expected = before - 0.1 * mean / (square.sqrt() + 1e-8)
+    torch.testing.assert_close(policy.model.model.embed_tokens.weight.detach(), expected, rtol=1e-9, atol=1e-12)
+    assert (expected - before).abs().max() > 0.01
+
+
+def test_gradients_of_the_step_before_are_forgotten():
+    policy, objective = small_policy(torch.float64), method("grpo")
+    rows = make_rows(policy, objective)
+    take_step(policy, objective, rows)
+    expected = gradient(policy).clone()
+    take_step(policy, objective, rows)
+    assert torch.equal(gradient(policy), expected)
+
+
+# --- numbers that are not finite, and large ones ---
+
+
+def snapshot(policy, optimizer):
+    weights = [parameter.detach().clone() for parameter in policy.trainable_parameters()]
+    moments = [value.clone() for state in optimizer.state.values() for value in state.values()]
+    return [*weights, *moments]
+
+
+@pytest.mark.parametrize("broken", ["old log-probability", "advantage", "weight", "weight of a row"])
+def test_a_loss_that_is_not_finite_leaves_weights_and_optimiser_alone(broken):
+    policy, objective = small_policy(torch.float64), method("ngrpo")
+    rows = make_rows(policy, objective)
+    optimizer = torch.optim.AdamW(policy.trainable_parameters(), lr=0.1)
+    take_step(policy, objective, rows, optimizer=optimizer)
+    if broken == "weight":
+        policy.model.model.norm.weight.data[0] = torch.inf
+    elif broken == "advantage":
+        rows[0] = replace(rows[0], advantage=math.inf)
+    elif broken == "old log-probability":
+        rows[0] = replace(rows[0], old_logprobs=(math.nan, *rows[0].old_logprobs[1:]))
+    else:
+        policy.model.model.embed_tokens.weight.data[rows[0].completion_ids[0]] = torch.nan
+    before = snapshot(policy, optimizer)
+    with pytest.raises(NumericsError, match=r"not both finite; the update was not made\. Lower optim\.lr"):
+        take_step(policy, objective, rows, optimizer=optimizer)
+    after = snapshot(policy, optimizer)
+    assert all(
+        torch.equal(one.nan_to_num(7.0), other.nan_to_num(7.0)) for one, other in zip(before, after, strict=True)
+    )
+
+
+def test_gradients_are_scaled_down_to_the_norm():
+    policy, objective = small_policy(torch.float64), method("ngrpo")
+    rows = make_rows(policy, objective)
+    free = take_step(policy, objective, rows)
+    direction = gradient(policy) / free.grad_norm
+    before = torch.cat([parameter.detach().flatten() for parameter in policy.trainable_parameters()])
+    optimizer = torch.optim.SGD(policy.trainable_parameters(), lr=1.0)
+    clipped = take_step(policy, objective, rows, optimizer=optimizer, max_grad_norm=0.01)
+    after = torch.cat([parameter.detach().flatten() for parameter in policy.trainable_parameters()])
+    assert clipped.grad_norm == pytest.approx(free.grad_norm)  # the norm is told before clipping
+    assert free.grad_norm > 0.01
+    torch.testing.assert_close(before - after, 0.01 * direction, rtol=1e-3, atol=1e-9)
+
+
+# --- what is measured ---
+
+
+def rows_with_ratios(policy, ratios_by_advantage):
+    """Rows whose current-to-old probability ratios are given, by advantage."""
+    prompt = make_prompts()[0].token_ids
+    rows = []
+    for advantage, ratios in ratios_by_advantage:
+        ids = tuple(range(4, 4 + len(ratios)))
+        (current,) = logprobs_of(policy, [prompt], [ids])
+        old = tuple(value - math.log(ratio) for value, ratio in zip(current, ratios, strict=True))
+        rows.append(TrainingRow(prompt, ids, old, advantage))
+    return rows
+
+
+def test_clip_fractions_ratios_and_divergence_by_hand():
+    policy = small_policy(torch.float64)
+    # NGRPO's bounds are 0.84 and 1.24; each binds on its own side only.
+    rows = rows_with_ratios(
+        policy,
+        [
+            (1.0, [1.25, 1.23, 0.5, 2.0]),  # above 1.24: 2 of 4
+            (-1.0, [0.83, 0.85, 1.5]),  # below 0.84: 1 of 3
+            (-0.5, [0.1]),  # below: 1 of 1
+            (0.0, [3.0, 0.1]),  # not looked at
+        ],
+    )
+    metrics = update_metrics([take_step(policy, method("ngrpo"), rows)], with_reference=False)
+    ratios = [1.25, 1.23, 0.5, 2.0, 0.83, 0.85, 1.5, 0.1]
+    assert metrics["loss/clip_high_frac"] == 2 / 4
+    assert metrics["loss/clip_low_frac"] == 2 / 4
+    assert metrics["policy/ratio_mean"] == pytest.approx(sum(ratios) / 8, rel=1e-9)
+    assert metrics["policy/ratio_max"] == pytest.approx(2.0, rel=1e-9)
+    assert metrics["policy/old_kl_nats"] == pytest.approx(sum(r - 1 - math.log(r) for r in ratios) / 8, rel=1e-9)
+    # Each token's -min(r A, clip(r) A): -1.24 - 1.23 - 0.5 - 1.24 + 0.84 + 0.85 + 1.5 + 0.84 / 2, over 10 tokens.
+    assert metrics["loss/value"] == pytest.approx((-4.21 + 3.19 + 0.42) / 10, rel=1e-9)
+    assert "policy/reference_kl_nats" not in metrics
+
+
+def test_tokens_without_advantage_are_in_no_clip_fraction():
+    """They go through the model where a regulariser moves them, too."""
+    policy, objective = small_policy(torch.float64), objectives.get("ngrpo", entropy_coef=0.1)
+    rows = rows_with_ratios(policy, [(1.0, [2.0, 1.0]), (-1.0, [0.5, 1.0]), (0.0, [2.0, 0.5, 1.0])])
+    stats = take_step(policy, objective, rows)
+    assert (stats.num_tokens, stats.num_positive_tokens, stats.num_negative_tokens) == (7, 2, 2)
+    assert (stats.clipped_high_tokens, stats.clipped_low_tokens) == (1, 1)
+
+
+def test_fractions_are_over_all_updates_of_a_step():
+    policy = small_policy(torch.float64)
+    first = take_step(policy, method("ngrpo"), rows_with_ratios(policy, [(1.0, [2.0])]))
+    second = take_step(policy, method("ngrpo"), rows_with_ratios(policy, [(1.0, [1.0, 1.0, 1.0]), (-1.0, [0.5])]))
+    metrics = update_metrics([first, second], with_reference=False)
+    assert metrics["loss/clip_high_frac"] == 1 / 4  # not the mean of 1 and 0
+    assert metrics["loss/clip_low_frac"] == 1.0
+    assert metrics["loss/grad_norm"] == pytest.approx((first.grad_norm + second.grad_norm) / 2)
+    assert metrics["loss/grad_norm_max"] == max(first.grad_norm, second.grad_norm)
+
+
+def test_a_step_without_tokens_has_no_ratios():
+    policy = small_policy(torch.float64)
+    metrics = update_metrics([take_step(policy, method("ngrpo"), [])], with_reference=True)
+    assert metrics == {
+        "loss/value": 0.0,
+        "loss/grad_norm": 0.0,
+        "loss/grad_norm_max": 0.0,
+        "loss/clip_high_frac": 0.0,
+        "loss/clip_low_frac": 0.0,
+    }
+
+
+def test_the_census_by_hand_adds_up_to_1():
+    def group(*labels):
+        completions = (make_completion("1"),) * len(labels)
+        return Group(make_prompts()[0], completions, tuple(Outcome(0.7, bool(label)) for label in labels))
+
+    groups = [group(0, 0), group(1, 0), group(0, 0, 1), group(1, 1), group(1), group(0), group(0, 0, 0)]
+    assert group_census(groups) == {
+        "groups/all_wrong_frac": 3 / 7,
+        "groups/mixed_frac": 2 / 7,
+        "groups/all_right_frac": 2 / 7,
+    }
+    for size in range(1, 60):  # 1 - 0.9 - 0.1 is below 0
+        shares = group_census([group(0)] * (size // 10) + [group(1)] * (size - size // 10))
+        assert shares["groups/mixed_frac"] == 0.0
+        assert sum(shares.values()) == pytest.approx(1.0)
+
+
+def test_divergence_from_the_reference_by_hand():
+    policy, objective = small_policy(torch.float64), objectives.get("ngrpo", kl_coef=0.1)
+    rows = make_rows(policy, objective)
+    same = update_metrics(
+        [take_step(policy, objective, rows, reference=small_policy(torch.float64))], with_reference=True
+    )
+    assert same["policy/reference_kl_nats"] == pytest.approx(0.0, abs=1e-12)
+    reference = frozen_reference()
+    told = update_metrics([take_step(policy, objective, rows, reference=reference)], with_reference=True)
+    divergences = []
+    for row in rows:  # every row, those of zero advantage included: the KL term moves them too
+        (ref,) = logprobs_of(reference, [row.prompt_ids], [row.completion_ids])
+        (current,) = logprobs_of(policy, [row.prompt_ids], [row.completion_ids])
+        gaps = [a - b for a, b in zip(ref, current, strict=True)]
+        divergences += [math.exp(gap) - gap - 1 for gap in gaps]
+    assert told["policy/reference_kl_nats"] == pytest.approx(sum(divergences) / len(divergences), rel=1e-9)
+    assert all(parameter.grad is None for parameter in reference.model.parameters())
+
+
+def test_frozen_weights_get_no_gradient_and_stay():
+    policy, objective = small_policy(torch.float64), method("ngrpo")
+    policy.model.model.embed_tokens.weight.requires_grad_(False)
+    optimizer = torch.optim.SGD(policy.trainable_parameters(), lr=1.0)
+    take_step(policy, objective, make_rows(policy, objective), optimizer=optimizer)
+    moved = {
+        name
+        for (name, now), then in zip(
+            policy.model.named_parameters(), small_model(torch.float64).parameters(), strict=True
+        )
+        if not torch.equal(now, then)
+    }
+    assert "model.embed_tokens.weight" not in moved
+    assert "model.layers.0.self_attn.q_proj.weight" in moved
