@@ -1,0 +1,166 @@
+"""`ngrpo train`, `eval`, `export` and `doctor`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ngrpo.cli.plugins import Plugins, load_plugins
+from ngrpo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ngrpo.config import RunConfig
+
+
+def train(
+    source: Annotated[str, typer.Argument(metavar="RUN.toml|PRESET", help="A run file, or a preset such as tiny.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="key=value", help="Settings laid over the file: optim.lr=1e-6.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    plugin: Plugins = None,
+) -> None:
+    """Train a model; everything goes to the run folder, `runs/NAME`.
+
+    Ctrl-C (or SIGTERM) saves and leaves; the same command with `--resume` goes on, number for number.
+
+    For example:
+
+    `ngrpo train tiny`
+
+    `ngrpo train tiny objective.name=grpo run.name=tiny-grpo run.seed=1`
+
+    `ngrpo train gpu_1x data.source=math.jsonl reward.name=my_reward.py:score`
+
+    `ngrpo train tiny train.num_steps=160 --resume`
+    """
+    from ngrpo.config import load_config
+    from ngrpo.policy import sensible_threads
+    from ngrpo.record import read_jsonl
+    from ngrpo.train import assemble, check_start, train
+
+    load_plugins(plugin)
+    config = load_config(source, overrides or [])
+    check_start(config, resume=resume)  # before a base model is built for it
+    run = assemble(with_local_model(config), resume=resume)
+    try:
+        with sensible_threads(run.policy):
+            train(run)
+    finally:
+        run.close()
+    typer.echo(f"{run.folder}: {run.state.step} steps, {run.state.num_completions} completions")
+    validated = [row for row in read_jsonl(run.folder / "metrics.jsonl") if "validation/pass_at_1" in row]
+    for row in validated[:1] + validated[1:][-1:]:
+        typer.echo(f"  step {row['step']}: validation pass@1 {row['validation/pass_at_1']:.3f}")
+    newest = run.folder / "checkpoints" / f"step_{run.state.step:06d}"
+    typer.echo(f"model: {newest} (a Hugging Face folder)\nnext:  ngrpo eval {newest} --data ...")
+
+
+def with_local_model(config: "RunConfig") -> "RunConfig":
+    """Puts a tiny world's base model, built when it is not cached, in the place of `model.path = "world:NAME"`."""
+    if not config.model.path.startswith("world:"):
+        return config
+    from ngrpo.cli.lab_commands import base_of_world
+
+    folder = base_of_world(config.model.path.removeprefix("world:"))
+    return config.model_copy(update={"model": config.model.model_copy(update={"path": str(folder)})})
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A model or checkpoint folder, a hub name, or world:countdown.")],
+    data: Annotated[str, typer.Option(help="As data.source of a run file: FILE, hub:org/name, world:..., gym:....")],
+    samples: Annotated[int, typer.Option(min=1, help="Completions per prompt.")] = 8,
+    ks: Annotated[str | None, typer.Option(help="k of pass@k, by commas. Default: 1,2,4,... up to --samples.")] = None,
+    temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 is greedy.")] = 1.0,
+    top_p: Annotated[float, typer.Option(min=1e-6, max=1, help="Nucleus mass.")] = 1.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Likeliest tokens kept; 0 keeps all.")] = 0,
+    max_completion_tokens: Annotated[int, typer.Option(min=1, help="Longest completion, in tokens.")] = 1024,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the samples.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder of the results. Default: evals/MODEL--DATA.")] = None,
+    engine: Annotated[str, typer.Option(help="native, or gold (a control that answers with the gold).")] = "native",
+    max_rows: Annotated[int, typer.Option(min=1, help="Completions decoded at the same time.")] = 256,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, float32, float64, bfloat16.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="key=value", help="data.* and reward.* as in a run file: data.limit=100."),
+    ] = None,
+) -> None:
+    r"""Sample, grade, and print pass@k with intervals over prompts.
+
+    Writes `samples.jsonl` as it goes: killed and started again, it continues.
+
+    For example:
+
+    `ngrpo eval world:countdown --data world:countdown --samples 64 --max-completion-tokens 12`
+
+    `ngrpo eval runs/tiny/checkpoints/step_000080 --data world:countdown --samples 128 --max-completion-tokens 12`
+
+    `ngrpo eval my/model --data math500.parquet --samples 16 --temperature 0.6 --top-p 0.95 data.template=paper`
+    """
+    from ngrpo.cli.evaluation import EvalOptions, run_evaluation
+
+    options = EvalOptions(
+        model=model,
+        data=data,
+        num_samples=samples,
+        ks=None if ks is None else parse_ks(ks),
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        max_completion_tokens=max_completion_tokens,
+        seed=seed,
+        out=out,
+        engine=engine,
+        max_rows=max_rows,
+        device=device,
+        precision=precision,
+        settings=tuple(settings or ()),
+    )
+    run_evaluation(options, as_json=as_json)
+
+
+def parse_ks(text: str) -> tuple[int, ...]:
+    """Reads whole numbers separated by commas.
+
+    Raises:
+        ConfigError: One of them is none.
+
+    Example:
+        >>> parse_ks("1,2,4")
+        (1, 2, 4)
+    """
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--ks {text!r} must be whole numbers separated by commas, such as 1,2,4,8.") from None
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    to: Annotated[Path, typer.Option(help="Folder to write; must not exist.")],
+    step: Annotated[str, typer.Option(help="last, best, or a step number.")] = "last",
+) -> None:
+    """Write a clean Hugging Face folder with a model card; an adapter is merged into its base.
+
+    For example:
+
+    `ngrpo export runs/tiny --to tiny-countdown --step best`
+    """
+    from ngrpo.train.export import export_model
+
+    chosen = export_model(run, to, step=step)
+    typer.echo(f"wrote {to} from {chosen}")
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Say what this machine can do, and what is missing for what.
+
+    For example:
+
+    `ngrpo doctor`
+    """
+    from ngrpo.cli.doctor import report
+
+    report(as_json=as_json)

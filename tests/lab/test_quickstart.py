@@ -1,0 +1,90 @@
+"""The quickstart at the smallest size that still goes through every part of it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+SIZE = ["--steps", "3", "--seeds", "2", "--prompts", "6", "--samples", "8", "--base-steps", "8"]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    return {**os.environ, "NGRPO_CACHE": str(cache), "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+
+
+def start(folder, environment):
+    command = [sys.executable, "-m", "ngrpo", "quickstart", "--folder", str(folder), *SIZE]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def finish(process):
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, environment):
+    folder = tmp_path_factory.mktemp("quickstart") / "q"
+    code, out, err = finish(start(folder, environment))
+    assert code == 0, err
+    return folder, out, err
+
+
+def test_one_table_with_every_quantity_and_model(finished):
+    _, out, err = finished
+    for word in ("pass@1", "pass@8", "AUC 1..8", "all wrong groups", "mixed groups", "all right groups", "entropy"):
+        assert word in out
+    for model in ("base, T = 1", "base, T = 0.6", "grpo", "ngrpo", "6 x 8"):
+        assert model in out
+    assert "NGRPO - GRPO, in points" in out
+    assert "established" in out
+    assert "built" in err
+
+
+def test_the_numbers_are_those_of_the_samples(finished):
+    folder, _, _ = finished
+    told = json.loads((folder / "quickstart.json").read_text())
+    rows = [json.loads(line) for line in (folder / "base" / "eval" / "samples.jsonl").read_text().splitlines()]
+    assert len(rows) == 6 * 8
+    share = sum(row["correct"] for row in rows) / len(rows)
+    assert told["rows"][0]["values"]["pass@1"]["estimate"] == pytest.approx(share)
+    assert [row["num_seeds"] for row in told["rows"]] == [1, 1, 2, 2]
+
+
+def test_a_picture_is_drawn(finished):
+    folder, _, _ = finished
+    assert (folder / "quickstart.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_again_it_reuses_the_base_and_every_run_and_says_so(finished, environment):
+    folder, out, _ = finished
+    before = (folder / "ngrpo_seed1" / "metrics.jsonl").read_text()
+    code, again, err = finish(start(folder, environment))
+    assert code == 0, err
+    assert "cached, reused" in err
+    assert (folder / "ngrpo_seed1" / "metrics.jsonl").read_text() == before
+    assert again.splitlines()[:10] == out.splitlines()[:10]
+
+
+def test_interrupted_it_saves_and_the_same_command_ends_as_if_nothing_had_happened(finished, environment, tmp_path):
+    folder = tmp_path / "q"
+    process = start(folder, environment)
+    waited = time.perf_counter()
+    while not list(folder.glob("*/metrics.jsonl")) and time.perf_counter() - waited < 120:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C in a terminal does
+    code, _, err = finish(process)
+    assert code == 130
+    assert "same command goes on" in err
+    code, _, err = finish(start(folder, environment))
+    assert code == 0, err
+    uninterrupted = json.loads((finished[0] / "quickstart.json").read_text())
+    assert json.loads((folder / "quickstart.json").read_text())["rows"] == uninterrupted["rows"]
