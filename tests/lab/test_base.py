@@ -145,9 +145,7 @@ def test_loss_sum_runs_the_causal_kernel_without_a_mask(tokenizer, monkeypatch):
 
 def test_build_base_learns(tmp_path):
     losses = []
-    base.build_base(
-        tmp_path / "base", num_steps=60, rows_per_step=32, on_step=lambda *call: losses.append(call)
-    )
+    base.build_base(tmp_path / "base", num_steps=60, rows_per_step=32, on_step=lambda *call: losses.append(call))
     assert [call[:2] for call in losses] == [(step, 60) for step in range(1, 61)]
     # Untrained it guesses: ln 18 = 2.89 nats among 18 symbols. To know the shape (a digit, an operator of three) and
     # to guess within it is below 1.5.

@@ -96,8 +96,8 @@ def test_tasks_are_told_apart(lines, clock, out):
 
 
 def test_a_pipe_gets_lines_and_no_bar(monkeypatch, capsys):
-    monkeypatch.delenv("FORCE_COLOR", raising=False)
-    monkeypatch.delenv("TTY_INTERACTIVE", raising=False)
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):  # with which rich can be told to see a terminal
+        monkeypatch.delenv(name, raising=False)
     with progress_bar() as progress:
         assert isinstance(progress, LineProgress)
         task = progress.add_task("eval", total=3, unit="sample", note="")

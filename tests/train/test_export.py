@@ -116,6 +116,13 @@ def test_nothing_to_export(tmp_path, finished):
         export_model(tmp_path / "started", tmp_path / "model", step="last")
 
 
+def test_damaged_records_are_said(finished, tmp_path):
+    run = shutil.copytree(finished.folder, tmp_path / "run")
+    (run / "metrics.jsonl").write_text("[1]\n")
+    with pytest.raises(RunFolderError, match=r"records in .*run cannot be read"):
+        export_model(run, tmp_path / "model", step="last")
+
+
 @pytest.mark.parametrize("kind", ["folder", "file"])
 def test_what_exists_is_left_alone(finished, tmp_path, kind):
     (tmp_path / "there").mkdir() if kind == "folder" else (tmp_path / "there").write_text("mine")

@@ -51,6 +51,24 @@ def test_validation_has_random_numbers_of_its_own(finished, runs, base):
     assert_same_tensors(weights_of(run), weights_of(finished))
 
 
+def test_validation_and_training_share_no_random_numbers(runs, base):
+    run = assemble(short_config(runs, base))
+    sample, keys = run.engine.sample, {"training": [], "validation": []}
+
+    def remember(requests, sampling, **options):
+        kind = "validation" if sampling is run.validation.sampling else "training"
+        keys[kind] += [request.key for request in requests]
+        return sample(requests, sampling, **options)
+
+    run.engine.sample = remember
+    train(run, on_step=lambda _: None)
+    run.close()
+    assert len(set(keys["training"])) == len(keys["training"]) >= 5 * 16
+    assert len(keys["validation"]) == 4 * 8
+    assert len(set(keys["validation"])) == 8  # the same at each of the four, so that a change is the model's
+    assert not set(keys["training"]) & set(keys["validation"])
+
+
 def test_validation_of_weights_that_do_not_move_says_the_same_each_time(runs, base):
     run_to_end(short_config(runs, base, "optim.lr=1e-30", "train.num_steps=4"))
     rows = [row for row in records(runs / "run")["metrics"] if "validation/pass_at_1" in row]
@@ -109,6 +127,12 @@ def test_a_new_best_is_saved_at_once_and_the_old_one_goes(runs, base, monkeypatc
     run = run_to_end(short_config(runs, base, *options))
     assert checkpoint_steps(run.folder / "checkpoints") == [6, 8]  # 2 was best until 6; a tie is no new best
     assert sorted(path.name for path in (run.folder / "checkpoints").iterdir()) == ["step_000006", "step_000008"]
+
+
+def test_a_tie_is_no_new_best(runs, base, monkeypatch):
+    set_pass_at_1(monkeypatch, [0.1, 0.2, 0.2])
+    run = run_to_end(short_config(runs, base, "train.num_steps=4", "checkpoint.keep_last=1"))
+    assert checkpoint_steps(run.folder / "checkpoints") == [2, 4]
 
 
 def test_without_validation_the_last_are_kept(runs, base):
@@ -230,6 +254,48 @@ def test_dropped_rows_are_counted_in_the_run_file_and_aloud(runs, base, capsys):
     assert sum(json.loads((runs / "run" / "run.json").read_text())["dropped_rows"].values()) == 2
     told = " ".join(capsys.readouterr().err.split())
     assert "data.source: dropped 2 rows (1 the gold is empty, 1 no prompt)" in told
+
+
+def test_the_learning_rate_follows_the_rollout_steps(runs, base):
+    """One rate for all updates of a step: warm-up over 2 steps, then linear towards 0 one step after the last."""
+    options = ["optim.warmup_steps=2", "optim.schedule=linear", "validation=none"]
+    run_to_end(short_config(runs, base, *options))
+    rates = [row["optim/lr"] for row in records(runs / "run")["metrics"]]
+    assert rates == pytest.approx([5e-4, 1e-3, 7.5e-4, 5e-4, 2.5e-4])
+
+
+class Listening:
+    """A listener that remembers."""
+
+    def __init__(self):
+        self.steps, self.is_closed = [], False
+
+    def log(self, step, metrics):
+        self.steps.append(step)
+
+    def close(self):
+        self.is_closed = True
+
+
+@pytest.mark.parametrize("ends", ["well", "badly"])
+def test_listeners_hear_everything_and_are_closed_however_it_ends(runs, base, ends):
+    run = assemble(short_config(runs, base))
+    listener = Listening()
+    run.recorder.listeners = [listener]
+
+    def on_step(step):
+        if step == 3 and ends == "badly":
+            raise RuntimeError("something else")
+
+    if ends == "badly":
+        with pytest.raises(RuntimeError, match="something else"):
+            train(run, on_step=on_step)
+    else:
+        train(run, on_step=on_step)
+    run.close()
+    assert listener.steps == ([0, 1, 2, 2, 3] if ends == "badly" else [0, 1, 2, 2, 3, 4, 4, 5, 5])
+    assert listener.is_closed
+    assert checkpoint_steps(run.folder / "checkpoints")[-1] == run.state.step
 
 
 def test_samples_are_bounded(finished):

@@ -260,6 +260,16 @@ def test_a_damaged_run_file_is_said(plain, runs, base, text):
         assemble(short_config(runs, base, *overrides), resume=True)
 
 
+@pytest.mark.parametrize("line", ["\0\0\0\n", "[]\n", "{}\n"])
+def test_a_damaged_record_is_said(plain, runs, base, line):
+    folder, overrides = plain
+    shutil.copytree(folder, runs / "run")
+    metrics = runs / "run" / "metrics.jsonl"
+    metrics.write_text(line + metrics.read_text())
+    with pytest.raises(RunFolderError, match=r"records \(\*\.jsonl\) in .*run cannot be read.*Remove the damaged"):
+        assemble(short_config(runs, base, *overrides), resume=True)
+
+
 @pytest.mark.parametrize("file", ["trainer.json", "optimizer.pt", "model.safetensors"])
 @pytest.mark.parametrize("damage", ["cut", "gone", "other"])
 def test_a_damaged_checkpoint_is_said(plain, runs, base, file, damage):

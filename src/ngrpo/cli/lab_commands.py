@@ -40,9 +40,14 @@ def quickstart(
 
     `ngrpo quickstart --seeds 5 --folder runs/five_seeds`
     """
-    from ngrpo.lab.quickstart import QuickstartSettings, as_table, held_equal
+    from ngrpo.lab.quickstart import (
+        QuickstartSettings,
+        as_difference_table,
+        as_table,
+        differences,
+        held_equal,
+    )
     from ngrpo.lab.quickstart import quickstart as run_quickstart
-    from ngrpo.lab.results import compare
 
     started = time.perf_counter()
     settings = QuickstartSettings(
@@ -63,12 +68,8 @@ def quickstart(
         "samples. Groups of 8 drawn from the samples.\nHeld equal: " + "; ".join(held_equal()) + ".",
         soft_wrap=True,
     )
-    out.print("NGRPO - GRPO, in points; a difference whose interval contains zero is not established:")
-    for name, value in compare(rows[-1], rows[-2]).items():
-        verdict = "established here" if value.low > 0 or value.high < 0 else "not established"
-        out.print(
-            f"  {name:12} {100 * value.estimate:+5.1f}  ({100 * value.low:+.1f} to {100 * value.high:+.1f})  {verdict}"
-        )
+    out.print(as_difference_table(differences(rows)))
+    out.print("* the interval excludes zero; any other difference is not established.")
     out.print(f"figure: {folder / 'quickstart.png'}   ({time.perf_counter() - started:.0f} s)", soft_wrap=True)
 
 

@@ -104,18 +104,20 @@ def quickstart(settings: QuickstartSettings) -> list[Row]:
                 "The same command goes on from there."
             ) from None
     rows = [
-        read_row("base, T = 1", [settings.folder / "base" / "eval"]),
-        read_row(f"base, T = {SHARP_TEMPERATURE:g}", [settings.folder / "base_sharp" / "eval"]),
+        read_row("base", [settings.folder / "base" / "eval"]),
+        read_row(f"base at T={SHARP_TEMPERATURE:g}", [settings.folder / "base_sharp" / "eval"]),
         *(read_row(method, [settings.folder / f"{method}_seed{seed}" / "eval" for seed in range(settings.num_seeds)])
           for method in METHODS),
     ]  # fmt: skip
-    difference = compare(rows[-1], rows[-2])
     write_json(
         settings.folder / "quickstart.json",
         {
             "settings": asdict(settings) | {"folder": str(settings.folder)},
             "rows": [row.as_dict() for row in rows],
-            "ngrpo_minus_grpo": {name: asdict(interval) for name, interval in difference.items()},
+            "differences": {
+                title: {name: asdict(interval) for name, interval in values.items()}
+                for title, values in differences(rows).items()
+            },
             "wall_s": round(time.perf_counter() - started, 1),
         },
     )
@@ -252,15 +254,45 @@ def as_table(rows: Sequence[Row]) -> Any:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("")
+    table.add_column("percent")
     for row in rows:
         table.add_column(row.name, justify="right")
     for name in rows[0].values:
-        label = f"{name} groups" if name.startswith(("all", "mixed")) else name
-        table.add_row(f"{label}, %", *(_cell(row.values[name], scale=100, digits=1) for row in rows))
+        label = f"groups {name}" if name.startswith(("all", "mixed")) else name
+        table.add_row(label, *(_cell(row.values[name], scale=100, digits=1) for row in rows))
     table.add_row("entropy, nats", *(_cell(row.entropy_nats, scale=1, digits=2) for row in rows))
     table.add_row("seeds", *(f"{row.num_seeds}" for row in rows))
-    table.add_row("prompts x samples", *(f"{row.num_prompts} x {row.num_samples}" for row in rows))
+    table.add_row("prompts", *(f"{row.num_prompts}" for row in rows))
+    table.add_row("samples of each", *(f"{row.num_samples}" for row in rows))
+    return table
+
+
+def differences(rows: Sequence[Row]) -> dict[str, dict[str, Interval]]:
+    """The comparisons that the quickstart is about: the methods with each other, and with the base.
+
+    Args:
+        rows: As `quickstart` returns them.
+    """
+    base, sharp, grpo, ngrpo = rows
+    pairs = ((ngrpo, grpo), (grpo, base), (ngrpo, base), (grpo, sharp), (ngrpo, sharp))
+    return {f"{one.name} - {other.name}": compare(one, other) for one, other in pairs}
+
+
+def as_difference_table(found: dict[str, dict[str, Interval]]) -> Any:
+    """Differences in points, with a star where the interval excludes zero."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("points")
+    names = [name for name in next(iter(found.values())) if name != "pass@8"]  # four columns would not fit
+    for name in names:
+        table.add_column(name, justify="right")
+    for title, values in found.items():
+        cells = []
+        for value in (values[name] for name in names):
+            star = "*" if value.low > 0 or value.high < 0 else " "
+            cells.append(f"{100 * value.estimate:+.1f}{star} [dim]{100 * value.low:+.1f}..{100 * value.high:+.1f}[/]")
+        table.add_row(title, *cells)
     return table
 
 

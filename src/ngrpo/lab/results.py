@@ -97,12 +97,16 @@ def read_row(name: str, folders: Sequence[Path]) -> Row:
 
 
 def compare(row: Row, other: Row) -> dict[str, Interval]:
-    """Differences `row - other`, paired by seed and prompt, for what both tables show.
+    """Differences `row - other` of pass@k and its area, paired by prompt, and by seed where both have several.
+
+    Args:
+        row: A method over its seeds.
+        other: Another over the same seeds, or a single model.
 
     Raises:
         DataError: They have other seeds or prompts.
     """
-    if row.by_prompt.shape != other.by_prompt.shape:
+    if row.by_prompt.shape[1:] != other.by_prompt.shape[1:] or other.num_seeds not in (1, row.num_seeds):
         raise DataError(f"{row.name} and {other.name} have not the same seeds and prompts.")
     names = quantity_names(row.num_samples, row.ks)
     found = dict(zip(names, _intervals(row.by_prompt - other.by_prompt), strict=True))

@@ -158,7 +158,7 @@ def _assemble(
     write_run_file(folder, config, prompts, state, described)
     (folder / "checkpoints").mkdir(exist_ok=True)
     recorder = Recorder(folder, num_samples_per_step=config.record.num_samples_per_step)
-    forget_unsaved(recorder, state, has_checkpoint=checkpoint is not None)
+    forget_unsaved(recorder, state)
     recorder.listeners = make_listeners(folder, config, state)
     return TrainingRun(
         config=config,
@@ -320,9 +320,18 @@ def make_policy(config: RunConfig, tokenizer: Any, checkpoint: Path | None) -> P
 
 
 def make_optimizer(policy: Policy, config: RunConfig) -> torch.optim.Optimizer:
-    """AdamW; weight decay on matrices only, as biases and norms are not to be pulled to zero."""
+    """AdamW; weight decay on matrices only, as biases and norms are not to be pulled to zero.
+
+    Raises:
+        ConfigError: Nothing of the model can be trained.
+    """
     settings = config.optim
     parameters = policy.trainable_parameters()
+    if not parameters:
+        raise ConfigError(
+            f"model.path = {config.model.path!r} has no weights to train: it is an adapter whose base is frozen. "
+            "Merge it first (ngrpo export), or train a new adapter on its base (model.lora)."
+        )
     matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
     others = [parameter for parameter in parameters if parameter.ndim < 2]
     return torch.optim.AdamW(

@@ -32,9 +32,13 @@ def export_model(run_folder: Path, to: Path, *, step: str) -> Path:
     """
     described = read_run_file(run_folder)
     checkpoint = choose_checkpoint(run_folder / "checkpoints", step)
-    card = model_card(described, read_jsonl(run_folder / "metrics.jsonl"), load_state(checkpoint).step)
     if to.exists():
         raise RunFolderError(f"{to} exists already. Give another folder with --to.")
+    exported_step = load_state(checkpoint).step
+    try:
+        card = model_card(described, read_jsonl(run_folder / "metrics.jsonl"), exported_step)
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(f"the records in {run_folder} cannot be read: {error!r}. Mend metrics.jsonl.") from error
     aside = to.with_name(f".writing_{to.name}")
     try:
         to.parent.mkdir(parents=True, exist_ok=True)

@@ -36,6 +36,9 @@ FREE_TO_CHANGE = (
 change what comes by rounding only, and `train.num_steps` where a schedule ends at it."""
 
 
+_WANTED = "Name the folder of a run; without --resume, `ngrpo train` starts one."
+
+
 def folder_of(config: RunConfig) -> Path:
     """The run folder that the settings name."""
     return Path(os.path.expanduser(config.run.dir)) / config.run.name
@@ -107,9 +110,9 @@ def read_run_file(folder: Path) -> dict[str, Any]:
         described = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         missing = {"config", "data", "dropped_rows", "resumed"} - described.keys()
     except (OSError, ValueError, AttributeError) as error:
-        raise RunFolderError(f"{folder} holds no run: its run.json cannot be read ({error}).") from error
+        raise RunFolderError(f"{folder} holds no run: its run.json cannot be read ({error}). {_WANTED}") from error
     if missing:
-        raise RunFolderError(f"{folder} holds no run: its run.json lacks {', '.join(sorted(missing))}.")
+        raise RunFolderError(f"{folder} holds no run: its run.json lacks {', '.join(sorted(missing))}. {_WANTED}")
     return described
 
 
@@ -185,20 +188,27 @@ def write_run_file(
     write_json(folder / "run.json", written)
 
 
-def forget_unsaved(recorder: Recorder, state: TrainerState, *, has_checkpoint: bool) -> None:
+def forget_unsaved(recorder: Recorder, state: TrainerState) -> None:
     """Drops the records of what was done after the checkpoint: it is done again.
 
     Args:
         recorder: Of the run folder.
-        state: Where the checkpoint left the run.
-        has_checkpoint: Whether there is one; without, everything is done again.
+        state: Where the checkpoint left the run; a fresh one where there is none.
+
+    Raises:
+        RunFolderError: The records cannot be read.
     """
-    dropped = recorder.forget_after(state.step if has_checkpoint else -1)
-    # The checkpoint may be older than the validation of its own step.
-    dropped += keep_lines(
-        recorder.folder / "metrics.jsonl",
-        lambda row: row["step"] <= state.validated_step or "validation/pass_at_1" not in row,
-    )
+    metrics = recorder.folder / "metrics.jsonl"
+    try:
+        dropped = recorder.forget_after(state.step)
+        # The checkpoint may be older than the validation of its own step.
+        dropped += keep_lines(
+            metrics, lambda row: row["step"] <= state.validated_step or "validation/pass_at_1" not in row
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(
+            f"the records (*.jsonl) in {recorder.folder} cannot be read: {error!r}. Remove the damaged lines."
+        ) from error
     if dropped:
         console().print(f"dropped {dropped} lines of metrics that are newer than the checkpoint: they are made again.")
 

@@ -40,7 +40,7 @@ class UpdateStats:
     Attributes:
         loss: Value of the objective's loss, regularisers included.
         grad_norm: Before clipping.
-        num_tokens: Tokens that went through the model.
+        num_tokens: Completion tokens that went through the model and count.
         num_positive_tokens: Those with a positive advantage.
         num_negative_tokens: Those with a negative advantage.
         clipped_high_tokens: Positive-advantage tokens whose gradient the upper bound stopped.
