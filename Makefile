@@ -12,18 +12,18 @@ help:
 	@grep -E '^# make ' Makefile | sed 's/^# //'
 
 $(BIN)/python:
-	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "ngrpo needs Python 3.11 to 3.13, got %d.%d: make PYTHON=python3.11 ..." % v)'
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "ngrpo needs Python 3.11 to 3.13, got %d.%d: make PYTHON=python3.11 ..." % v)'
+	@$(PYTHON) -m venv $(VENV)
 
 # torch first and by its pinned version: left to the resolver it may bring gigabytes of another build.
 $(VENV)/.installed: constraints.txt pyproject.toml | $(BIN)/python
 	@echo "installing into $(VENV) (a few minutes the first time)"
-	$(INSTALL) "$$(grep '^torch==' constraints.txt)"
-	$(INSTALL) -e .
+	@$(INSTALL) "$$(grep '^torch==' constraints.txt)"
+	@$(INSTALL) -e .
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(INSTALL) -e '.[dev]'
+	@$(INSTALL) -e '.[dev]'
 	@touch $@
 
 # make setup: the environment with everything the tests need.

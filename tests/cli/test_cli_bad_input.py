@@ -123,7 +123,8 @@ def test_other_commands_refuse(refused, mistakes, no_models, arguments, message)
         (["--ks", "one"], r"--ks 'one' must be whole numbers separated by commas"),
         (["data.limt=3"], r"there is no setting data\.limt.*Did you mean data\.limit\?"),
         (["optim.lr=3"], r"optim\.lr is of no use here"),
-        (["--engine", "vllm"], r"there is no engine 'vllm'\. The engines are: native, gold"),
+        (["--engine", "vllm"], r"--engine 'vllm' is none of native, gold"),
+        (["--precision", "float16"], r"--precision 'float16' is none of auto, float32, float64, bfloat16"),
         (["--device", "abacus"], r"'abacus' is not usable here"),
         (["--max-completion-tokens", "200"], r"--max-completion-tokens = 200 leaves no room for a prompt"),
         (["--out", "blank.jsonl/eval"], r"cannot write the evaluation folder blank\.jsonl/eval: Not a directory"),
@@ -131,9 +132,27 @@ def test_other_commands_refuse(refused, mistakes, no_models, arguments, message)
         (["data.source=gaps.jsonl"], r"row 2, field 'gold': the gold is empty"),
     ],
 )
-def test_eval_refuses(refused, mistakes, noise, arguments, message):
+@pytest.mark.usefixtures("mistakes", "no_models")
+def test_eval_refuses(refused, noise, arguments, message):
     limit = [] if "--max-completion-tokens" in arguments else ["--max-completion-tokens", "20"]
     told = refused("eval", noise, "--data", "world:countdown", *limit, *arguments, "data.size=2")
+    assert re.search(message, told), told
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "message"),
+    [
+        ("nowhere", "world:countdown", r"no model folder at 'nowhere'"),
+        ("endless", "world:countdown", r"the tokenizer of 'endless' has no end-of-sequence token"),
+        ("noise", "nothing.jsonl", r"there is no file nothing\.jsonl"),
+        ("noise", "empty.jsonl", r"empty\.jsonl is empty"),
+        ("noise", "long.jsonl", r"the prompt is too long"),
+        ("world:chess", "world:countdown", r"there is no world 'chess'"),
+    ],
+)
+@pytest.mark.usefixtures("mistakes", "no_models")
+def test_eval_refuses_models_and_data(refused, noise, model, data, message):
+    told = refused("eval", noise if model == "noise" else model, "--data", data, "--max-completion-tokens", "60")
     assert re.search(message, told), told
 
 

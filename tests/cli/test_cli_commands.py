@@ -206,6 +206,15 @@ def test_train_then_export_then_eval(ngrpo, noise, tmp_path):
     told = json.loads(ngrpo(*command, "data.size=3", "--json").out)
     assert told["num_prompts"] == 3
 
+    # Other weights under the same name are another model: their samples are not these.
+    weights = tmp_path / "models/[bold]mine/model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    told = ngrpo(*command, "data.size=3")
+    assert told.code == 2
+    assert re.search(r"holds another evaluation:\n +weights: ", told.err)
+
 
 def test_an_evaluation_cut_off_goes_on_and_ends_the_same(ngrpo, noise, tmp_path):
     command = ["eval", noise, "--data", "world:countdown", "--samples", 4, "--max-completion-tokens", 8, "data.size=4"]

@@ -21,6 +21,7 @@ from ngrpo.policy import (
     max_positions,
     no_progress_bars,
     pad_rows,
+    weights_fingerprint,
 )
 from ngrpo.policy.load import ignored_generation_settings
 
@@ -365,3 +366,20 @@ def test_transformers_bars_are_off_inside_and_back_afterwards(tmp_path, capfd):
     load(tmp_path)
     assert logging.is_progress_bar_enabled()
     assert "it/s" not in capfd.readouterr().err
+
+
+def test_weights_fingerprint_is_of_the_weights_not_of_the_folder(tmp_path):
+    first = save_checkpoint(tmp_path / "first")
+    copy = save_checkpoint(tmp_path / "copy")
+    other = save_checkpoint(tmp_path / "other", seed=1)
+    assert len(weights_fingerprint(str(first))) == 16
+    assert weights_fingerprint(str(first)) == weights_fingerprint(str(copy))
+    assert weights_fingerprint(str(first)) != weights_fingerprint(str(other))
+    assert weights_fingerprint("org/name") == ""
+
+
+def test_weights_fingerprint_sees_the_end_of_a_large_file(tmp_path):
+    for name, last in (("a", b"x"), ("b", b"y")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(b"0" * (3 * 2**20) + last)
+    assert weights_fingerprint(str(tmp_path / "a")) != weights_fingerprint(str(tmp_path / "b"))

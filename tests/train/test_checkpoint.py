@@ -265,25 +265,29 @@ def command(*arguments):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_command_saves_and_the_command_goes_on(finished, runs, base, number):
     folder, overrides = finished
-    # Slow enough that the signal comes in the middle; what it judges is the same.
-    (runs.parent / "slow.py").write_text(
+    # Its fourth call waits for the signal to have been sent; what it judges is the same.
+    (runs.parent / "waiting.py").write_text(
         textwrap.dedent(f"""
-        import os, pathlib, time
+        import pathlib, time
+        FOLDER = pathlib.Path({str(runs.parent)!r})
+        calls = []
         def has_times(completions, **_):
-            marks = pathlib.Path({str(runs.parent)!r}) / "calls"
-            with marks.open("a") as file:
-                file.write("x")
-            time.sleep(0.1)
+            calls.append(1)
+            if len(calls) == 4:
+                (FOLDER / "waits").touch()
+                while not (FOLDER / "is_sent").exists():
+                    time.sleep(0.01)
             return [float("*" in text) for text in completions]
         """)
     )
-    arguments = settings(runs, base, *overrides, f"reward.name={runs.parent / 'slow.py'}:has_times")
+    arguments = settings(runs, base, *overrides, f"reward.name={runs.parent / 'waiting.py'}:has_times")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     process = subprocess.Popen(
         command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
-    wait_for_calls(process, runs.parent / "calls", 4)
+    wait_for(runs.parent / "waits", process)
     process.send_signal(number)
+    (runs.parent / "is_sent").touch()
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert f"{number.name}: saving, then leaving" in err
@@ -296,9 +300,9 @@ def test_a_signal_to_the_command_saves_and_the_command_goes_on(finished, runs, b
     assert_same_run(runs / "run", folder)
 
 
-def wait_for_calls(process, marks, count):
+def wait_for(path, process):
     deadline = time.monotonic() + 60
-    while not marks.exists() or marks.stat().st_size < count:
+    while not path.exists():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.02)

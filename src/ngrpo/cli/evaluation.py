@@ -4,17 +4,19 @@ import re
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, get_args
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from ngrpo.cli.lab_commands import base_of_world
-from ngrpo.config import Data, Reward, load_sections
+from ngrpo.config import Data, Model, Reward, Rollout, load_sections
+from ngrpo.errors import ConfigError
 from ngrpo.evaluate import EvaluationSettings, Summary, evaluate
 from ngrpo.evaluate.runner import check_ks
 from ngrpo.evaluate.summary import GROUP_SIZE
-from ngrpo.policy import load_policy, load_tokenizer, sensible_threads
+from ngrpo.policy import load_policy, load_tokenizer, sensible_threads, weights_fingerprint
 from ngrpo.policy.load import ignored_generation_settings
 from ngrpo.rollout import Engine, engine_for, is_boxed
 from ngrpo.stats import Interval, k_grid
@@ -46,6 +48,8 @@ def run_evaluation(options: EvalOptions, *, as_json: bool) -> None:
     """Evaluates and prints the summary."""
     ks = tuple(k_grid(options.num_samples)) if options.ks is None else options.ks
     check_ks(ks, options.num_samples)
+    check_choice("--engine", options.engine, Rollout.model_fields["engine"].annotation)
+    check_choice("--precision", options.precision, Model.model_fields["precision"].annotation)
     data, reward_settings = read_settings(options)
     model = options.model
     if model.startswith("world:"):
@@ -67,6 +71,8 @@ def run_evaluation(options: EvalOptions, *, as_json: bool) -> None:
         seed=options.seed,
         reward=reward_settings.name,
         engine=options.engine,
+        precision=options.precision,
+        weights=weights_fingerprint(model),
     )
     folder = options.out or Path("evals") / f"{slug(options.model)}--{slug(data.source)}"
 
@@ -91,6 +97,21 @@ def run_evaluation(options: EvalOptions, *, as_json: bool) -> None:
         typer.echo((folder / "summary.json").read_text(encoding="utf-8"), nl=False)
     else:
         print_summary(summary, settings, folder)
+
+
+def check_choice(option: str, value: str, choices: Any) -> None:
+    """Refuses a word that the setting of a run file would refuse, too.
+
+    Args:
+        option: Its name, for the message.
+        value: What was given.
+        choices: The `Literal` of the setting.
+
+    Raises:
+        ConfigError: The value is none of them.
+    """
+    if value not in get_args(choices):
+        raise ConfigError(f"{option} {value!r} is none of {', '.join(get_args(choices))}. Choose one.")
 
 
 def read_settings(options: EvalOptions) -> tuple[Data, Reward]:

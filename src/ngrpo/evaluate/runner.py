@@ -38,6 +38,8 @@ class EvaluationSettings:
         seed: Of the samples.
         reward: Name of the reward.
         engine: Name of the engine.
+        precision: Arithmetic, as `model.precision` of a run file.
+        weights: From `policy.weights_fingerprint`: a folder that was trained on since is another model.
     """
 
     model: str
@@ -53,6 +55,8 @@ class EvaluationSettings:
     seed: int
     reward: str
     engine: str
+    precision: str = "auto"
+    weights: str = ""
 
 
 def check_ks(ks: Sequence[int], num_samples: int) -> None:

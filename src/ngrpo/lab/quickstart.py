@@ -19,7 +19,7 @@ from ngrpo.lab.base import NUM_STEPS, cached_base
 from ngrpo.lab.figures import draw_quickstart
 from ngrpo.lab.parallel import Report, Task, run_tasks
 from ngrpo.lab.results import Row, compare, read_row
-from ngrpo.policy import load_policy, load_tokenizer
+from ngrpo.policy import load_policy, load_tokenizer, weights_fingerprint
 from ngrpo.record import console, progress_bar, write_json
 from ngrpo.rewards import WorldReward
 from ngrpo.rollout import NativeEngine
@@ -216,6 +216,7 @@ def evaluate_on_test(
         seed=0,
         reward="world",
         engine="native",
+        weights=weights_fingerprint(model),
     )
     rows = 512
     evaluate(

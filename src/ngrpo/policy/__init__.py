@@ -1,6 +1,14 @@
 """The model: loading it, and log-probabilities of given tokens under it."""
 
-from ngrpo.policy.load import Policy, load_policy, load_reference, load_tokenizer, max_positions, no_progress_bars
+from ngrpo.policy.load import (
+    Policy,
+    load_policy,
+    load_reference,
+    load_tokenizer,
+    max_positions,
+    no_progress_bars,
+    weights_fingerprint,
+)
 from ngrpo.policy.logprobs import TokenBatch, completion_logprobs, pad_rows
 from ngrpo.policy.threads import one_thread, sensible_threads
 
@@ -16,4 +24,5 @@ __all__ = [
     "one_thread",
     "pad_rows",
     "sensible_threads",
+    "weights_fingerprint",
 ]

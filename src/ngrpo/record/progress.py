@@ -56,7 +56,7 @@ class LineProgress(Progress):
         super().update(task_id, **changes)
         if not was_finished and (task.finished or now_s >= self._due_s[task_id]):
             self._due_s[task_id] = now_s + self.seconds_between_lines
-            self.console.print(self._line(task), soft_wrap=True)
+            self.console.print(self._line(task), emoji=False, soft_wrap=True)
 
     def advance(self, task_id: TaskID, advance: float = 1) -> None:
         """Advances a task; see `update`."""

@@ -13,7 +13,7 @@ from ngrpo.config import Reward as RewardSettings
 from ngrpo.data import PromptOrder, PromptSet, load_prompts
 from ngrpo.errors import CheckpointError, ConfigError, NgrpoError
 from ngrpo.objectives import Objective
-from ngrpo.policy import Policy, load_policy, load_reference, load_tokenizer, max_positions
+from ngrpo.policy import Policy, load_policy, load_reference, load_tokenizer, max_positions, sensible_threads
 from ngrpo.policy.load import ignored_generation_settings
 from ngrpo.record import Recorder, console
 from ngrpo.rewards import Reward
@@ -155,7 +155,8 @@ def _assemble(
     if checkpoint:
         load_optimizer(checkpoint, optimizer, policy.device)
     reference = load_reference(config.model.path, policy) if objective.needs_reference else None
-    write_run_file(folder, config, prompts, state, described)
+    with sensible_threads(policy):  # as the run itself will have: their number is written down
+        write_run_file(folder, config, prompts, state, described)
     (folder / "checkpoints").mkdir(exist_ok=True)
     recorder = Recorder(folder, num_samples_per_step=config.record.num_samples_per_step)
     forget_unsaved(recorder, state)
