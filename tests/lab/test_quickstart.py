@@ -89,3 +89,11 @@ def test_interrupted_it_saves_and_the_same_command_ends_as_if_nothing_had_happen
     assert code == 0, err
     uninterrupted = json.loads((finished[0] / "quickstart.json").read_text())
     assert json.loads((folder / "quickstart.json").read_text())["rows"] == uninterrupted["rows"]
+
+
+def test_another_size_in_the_same_folder_is_refused(finished, environment):
+    folder, _, _ = finished
+    command = [sys.executable, "-m", "ngrpo", "quickstart", "--folder", str(folder), *SIZE, "--steps", "4"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert "holds a quickstart of another size (num_steps: 3 -> 4)" in " ".join(done.stderr.split())

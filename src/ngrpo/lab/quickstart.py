@@ -5,6 +5,7 @@ updates per step, token-mean aggregation, no KL, no entropy bonus, no refill. Wh
 reward in each group's statistics, the asymmetric clip, and that all-right groups are left out of the loss.
 """
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ from typing import Any
 
 from ngrpo.config import RunConfig, load_config
 from ngrpo.data import load_prompts
-from ngrpo.errors import Interrupted
+from ngrpo.errors import Interrupted, RunFolderError
 from ngrpo.evaluate import EvaluationSettings, evaluate
 from ngrpo.lab.base import NUM_STEPS, cached_base
 from ngrpo.lab.figures import draw_quickstart
@@ -45,7 +46,6 @@ class QuickstartSettings:
         max_k: Largest k of pass@k; at most `num_samples`.
         num_processes: Runs side by side.
         base_steps: Warm-start steps of the base model.
-        overrides: `key=value` settings laid over each run's file.
     """
 
     folder: Path
@@ -56,7 +56,6 @@ class QuickstartSettings:
     max_k: int = 64
     num_processes: int = 2
     base_steps: int = NUM_STEPS
-    overrides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,9 +79,11 @@ def quickstart(settings: QuickstartSettings) -> list[Row]:
         One row per line of the table: base, sharper base, then each method over its seeds.
 
     Raises:
+        RunFolderError: The folder holds a quickstart of another size.
         Interrupted: Asked to stop; everything was saved and the same command goes on.
     """
     started = time.perf_counter()
+    open_folder(settings)
     base = find_base(settings)
     jobs = plan(settings, str(base))
     totals = {"train": settings.num_steps * settings.num_seeds * len(METHODS), "evaluate": 0}
@@ -112,7 +113,7 @@ def quickstart(settings: QuickstartSettings) -> list[Row]:
     write_json(
         settings.folder / "quickstart.json",
         {
-            "settings": asdict(settings) | {"folder": str(settings.folder)},
+            "settings": size_of(settings),
             "rows": [row.as_dict() for row in rows],
             "differences": {
                 title: {name: asdict(interval) for name, interval in values.items()}
@@ -125,6 +126,33 @@ def quickstart(settings: QuickstartSettings) -> list[Row]:
             for method in METHODS}  # fmt: skip
     draw_quickstart(settings.folder / "quickstart.png", rows, runs)
     return rows
+
+
+def open_folder(settings: QuickstartSettings) -> None:
+    """Makes the folder, or checks that what it holds has this size.
+
+    Raises:
+        RunFolderError: It holds a quickstart of another size, or cannot be made.
+    """
+    described, size = settings.folder / "size.json", size_of(settings)
+    try:
+        settings.folder.mkdir(parents=True, exist_ok=True)
+        old = json.loads(described.read_text(encoding="utf-8")) if described.exists() else size
+        write_json(described, old)
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{settings.folder} cannot be used: {error}. Give another --folder.") from error
+    if changed := [f"{key}: {old.get(key)} -> {size[key]}" for key in size if old.get(key) != size[key]]:
+        raise RunFolderError(
+            f"{settings.folder} holds a quickstart of another size ({', '.join(changed)}). Give another --folder, or "
+            "the same size to go on with it."
+        )
+
+
+def size_of(settings: QuickstartSettings) -> dict[str, Any]:
+    """What decides the numbers: everything but the place and the number of processes."""
+    size = asdict(settings)
+    del size["folder"], size["num_processes"]
+    return size
 
 
 def find_base(settings: QuickstartSettings) -> Path:
@@ -170,7 +198,6 @@ def run_config(settings: QuickstartSettings, base: str, method: str, seed: int) 
             f"train.num_steps={settings.num_steps}",
             f"optim.warmup_steps={min(5, settings.num_steps - 1)}",
             "record.tensorboard=false",
-            *settings.overrides,
         ],
     )
 
