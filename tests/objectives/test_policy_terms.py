@@ -169,7 +169,8 @@ def test_only_current_logprobs_get_a_gradient():
     current, old, advantages = (torch.full((1, 2), value, requires_grad=True) for value in (-1.0, -1.1, 0.5))
     terms = NGRPO_CLIP(TokenInputs.of(current, old, advantages, torch.ones(1, 2)))
     terms.loss.sum().backward()
-    assert current.grad is not None
+    # d(-ratio A)/d(current) = -ratio A, with ratio = exp(-1.0 + 1.1) below the bound and A = 0.5.
+    assert current.grad.flatten().tolist() == pytest.approx([-0.5 * math.exp(0.1)] * 2)
     assert old.grad is None
     assert advantages.grad is None
     assert not terms.ratio.requires_grad

@@ -205,7 +205,9 @@ def test_settings_become_live_objects(runs, base):
     run.close()
     assert isinstance(run.engine, ScriptedEngine)
     assert (run.sampling.max_completion_tokens, run.sampling.temperature) == (10, 0.5)
-    assert run.reference is not None
+    assert run.reference.model is not run.policy.model
+    pairs = zip(run.reference.model.parameters(), run.policy.model.parameters(), strict=True)
+    assert all(torch.equal(reference, policy) for reference, policy in pairs)
     assert not any(parameter.requires_grad for parameter in run.reference.model.parameters())
     assert (run.validation.sampling.temperature, run.validation.every_steps, run.validation.num_samples) == (0.0, 7, 2)
     assert (len(run.prompts), len(run.validation.prompts), run.order.num_prompts) == (24, 4, 24)
