@@ -41,10 +41,12 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check src tests examples benchmarks
 	$(BIN)/python -m pytest -n 2
 
-# make bench: sampling against transformers.generate, and advantages against a loop over rows, side by side.
+# make bench: sampling against transformers.generate, advantages against a loop over rows, grading against math-verify, summaries.
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/sampling.py
 	$(BIN)/python benchmarks/advantages.py
+	$(BIN)/python benchmarks/grading.py
+	$(BIN)/python benchmarks/summary.py
 
 # The two want different versions of transformers, and neither belongs beside the package's own dependencies. Torch
 # alone brings what it depends on; the requirement files list all the rest.

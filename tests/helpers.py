@@ -100,8 +100,8 @@ class EqualsGold:
             for prompt, completion in zip(prompts, completions, strict=True)
         ]
 
-    def check_gold(self, gold: str) -> str | None:
-        return None
+    def check_golds(self, golds) -> list[str | None]:
+        return [None] * len(golds)
 
     def close(self) -> None:
         pass

@@ -35,7 +35,7 @@ ALLOWED = {
     "stats": {"numpy"},
     "worlds": set(),
     "config": {"pydantic"},
-    "rewards": {"math_verify", "latex2sympy2_extended", "reasoning_gym", "numpy", "sympy"},
+    "rewards": {"math_verify", "latex2sympy2_extended", "reasoning_gym", "numpy", "regex", "sympy"},
 }
 
 

@@ -67,14 +67,27 @@ class Outcome:
         kind: `scored`; `unparsed` (no answer found: wrong); `abstained` (declined to answer: wrong, but told apart);
             `timeout` and `error` (the verifier failed).
         extracted: The answer that was judged, when one was found.
+        rule: How it was found: the name of an extraction rule, where the verifier has several.
+        normal_form: The answer as the verifier understands it; answers with equal normal forms are votes for the same.
         detail: Why, for people who read records.
+        parts: What `value` is the sum of, by name, where it is a sum.
+        judged_s: Processor seconds a worker process spent on it; 0 where none was needed. No part of the verdict.
     """
 
     value: float
     correct: bool
     kind: OutcomeKind = "scored"
     extracted: str | None = None
+    rule: str = ""
+    normal_form: str | None = None
     detail: str = ""
+    parts: Mapping[str, float] = field(default_factory=dict)
+    judged_s: float = field(default=0.0, compare=False)
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether the verifier failed: then nobody knows whether the completion is right."""
+        return self.kind in ("timeout", "error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,3 +108,8 @@ class Group:
     def num_correct(self) -> int:
         """How many completions the verifier labelled correct."""
         return sum(outcome.correct for outcome in self.outcomes)
+
+    @property
+    def num_failures(self) -> int:
+        """How many completions the verifier failed on."""
+        return sum(outcome.is_failure for outcome in self.outcomes)

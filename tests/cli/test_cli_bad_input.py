@@ -256,7 +256,7 @@ def test_markup_in_a_message_is_text(refused):
 
 
 def test_usage_errors_of_the_command_line_itself(ngrpo):
-    for arguments in (["trian"], ["train"], ["eval", "m"], ["train", "tiny", "--nothing"], ["explain"]):
+    for arguments in (["trian"], ["train"], ["eval", "--nothing"], ["train", "tiny", "--nothing"], ["explain"]):
         told = ngrpo(*arguments)
         assert (told.code, told.out) == (2, "")
         assert "Usage: " in told.err

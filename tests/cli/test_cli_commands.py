@@ -205,7 +205,7 @@ def test_train_then_export_then_eval(ngrpo, noise, tmp_path):
     assert "nothing to do" not in first.err
     lines = first.out.splitlines()
     assert lines[0] == ("models/[bold]mine on countdown: 3 prompts x 4 samples, temperature 1, top-p 1, seed 0")
-    assert re.search(r"^pass@4 +0\.0 +0\.0 to 0\.0", first.out, re.MULTILINE)
+    assert re.search(r"^pass@4 +0\.0 +0\.0 to 56\.\d ", first.out, re.MULTILINE)  # three prompts say little
     assert lines[-1] == "samples and summary: evals/models-[bold]mine--world-countdown"
     samples = (tmp_path / "evals/models-[bold]mine--world-countdown/samples.jsonl").read_bytes()
 
@@ -274,15 +274,15 @@ def test_the_gold_engine_trains_and_evaluates_at_1_on_math(ngrpo, noise, tmp_pat
 
     command = ["eval", noise, "--data", "math.jsonl", "--samples", 2, "--max-completion-tokens", 40]
     told = ngrpo(*command, "--engine", "gold", "--out", "gold")
-    assert re.search(r"^pass@1 +100\.0 +100\.0 to 100\.0", told.out, re.MULTILINE)
+    assert re.search(r"^pass@1 +100\.0 +\d+\.\d to 100\.0", told.out, re.MULTILINE)
     told = ngrpo(*command, "--out", "native")  # noise gets nothing right
-    assert re.search(r"^pass@1 +0\.0 +0\.0 to 0\.0", told.out, re.MULTILINE)
+    assert re.search(r"^pass@1 +0\.0 +0\.0 to \d+\.\d", told.out, re.MULTILINE)
 
 
 def test_the_gold_engine_evaluates_at_1_on_the_tiny_world(ngrpo, noise):
     command = ["eval", noise, "--data", "world:countdown", "--engine", "gold", "--max-completion-tokens", 12]
     told = ngrpo(*command, "--samples", 2, "data.size=5")
-    assert re.search(r"^pass@2 +100\.0 +100\.0 to 100\.0", told.out, re.MULTILINE)
+    assert re.search(r"^pass@2 +100\.0 +\d+\.\d to 100\.0", told.out, re.MULTILINE)
 
 
 def test_text_that_looks_like_markup_trains(ngrpo, noise, tmp_path):

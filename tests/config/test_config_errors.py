@@ -102,6 +102,29 @@ def test_each_mistake_of_a_file_has_its_sentence(complaint, lines, message):
         ("objective.params.x=\udcff", "objective.params.x must be Unicode text, got '\\udcff'."),
         ("validation.every_steps=5", "validation.data.source is required and not given"),
         ("validation={}", "validation.data.source is required and not given"),
+        ("reward.shaping=x", 'reward.shaping must be a list of tables with name, weight, params, got "x".'),
+        ("reward.shaping={name='a'}", 'got {name = "a"}.'),
+        ("reward.shaping=[3]", "item 1 of reward.shaping must be a table with name, weight, params, got 3."),
+        (
+            "reward.shaping=[{name='a', weight=1}, {name='b', weight='x'}]",
+            'weight in item 2 of reward.shaping must be a number, got "x".',
+        ),
+        (
+            "reward.shaping=[{name='a', weight=1, wait=2}]",
+            "item 1 of reward.shaping has no setting wait (got 2). Did you mean weight?",
+        ),
+        (
+            "reward.shaping=[{name='a', weight=1, x=2}]",
+            "item 1 of reward.shaping has no setting x (got 2). It may have: name, weight, params.",
+        ),
+        ("reward.shaping=[{name='a'}]", "item 1 of reward.shaping lacks weight (What the term is multiplied with"),
+        ("reward.shaping=[{name='a', weight=nan}]", "reward.shaping must be finite"),
+        (
+            "reward.shaping=[{name='a', weight=1, params=3}]",
+            "params in item 1 of reward.shaping must be a table, got 3",
+        ),
+        ("reward.shaping.weight=1", "reward.shaping must be a list of tables with name, weight, params"),
+        ("reward.profile=lenent", 'reward.profile must be one of "strict", "lenient", "paper", got "lenent".'),
     ],
 )
 def test_each_mistake_of_an_override_blames_the_command_line(complaint, override, message):

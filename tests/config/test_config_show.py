@@ -54,6 +54,20 @@ def test_each_setting_is_shown_under_its_meaning_and_none_is_left_out():
     assert not text.endswith("\n\n")
 
 
+def test_lists_of_tables_are_shown_and_read_back(tmp_path):
+    length = '{name="length", weight=-0.5, params={budget_tokens=4, span_tokens=2}}'
+    config = load_config("tiny", [f'reward.shaping=[{length}, {{name="one_box", weight=1}}]'])
+    (tmp_path / "run.toml").write_text(to_toml(config))
+    assert load_config(tmp_path / "run.toml") == config
+    assert RunConfig.model_validate(json.loads(json.dumps(resolved(config)))) == config
+    (tmp_path / "own.toml").write_text(
+        '[model]\npath = "m"\n[data]\nsource = "world:countdown"\n[reward]\n'
+        '[[reward.shaping]]\nname = "length"\nweight = -0.5\nparams = { budget_tokens = 4, span_tokens = 2 }\n'
+        '[[reward.shaping]]\nname = "one_box"\nweight = 1\n'
+    )
+    assert load_config(tmp_path / "own.toml").reward == config.reward
+
+
 def test_parameters_that_are_none_in_python_are_left_out_too():
     config = load_config("tiny").model_dump()
     config["objective"]["params"] = {"a": None, "b": {"c": None, "d": 1}}

@@ -121,15 +121,15 @@ BAD_ROWS = [
 ]
 
 
-def refuse_nonsense(gold):
-    return "it is nonsense" if gold == "nonsense" else None
+def refuse_nonsense(golds):
+    return ["it is nonsense" if gold == "nonsense" else None for gold in golds]
 
 
 @pytest.mark.parametrize("case", BAD_ROWS, ids=lambda case: case[2])
 def test_a_bad_row_is_named_or_counted(write_rows, tokenizer, case):
     changes, field, reason, detail = case
     source = write_rows([row(id="first"), row(**{"id": "bad", **changes})])
-    settings = {"max_prompt_tokens": 20, "check_gold": refuse_nonsense}
+    settings = {"max_prompt_tokens": 20, "check_golds": refuse_nonsense}
     with pytest.raises(DataError) as caught:
         load_prompts(source, tokenizer, **settings)
     identity = "" if changes.get("id", "bad") is None else f" (id {changes.get('id', 'bad')})"
@@ -197,10 +197,16 @@ def test_settings_are_checked_before_data_is_read(tokenizer):
         load_prompts("gone.jsonl", tokenizer, template="oops")
 
 
-def test_each_gold_is_checked_as_text(write_rows, tokenizer):
+def test_golds_are_checked_together_and_as_text(write_rows, tokenizer):
     seen = []
-    load_prompts(write_rows([row(answer=27.0)]), tokenizer, check_gold=seen.append)
-    assert seen == ["27"]
+
+    def look(golds):
+        seen.append(list(golds))
+        return [None] * len(golds)
+
+    load_prompts(write_rows([row(answer=27.0), row(id="2", answer=None), row(id="3")]), tokenizer,
+                 check_golds=look, on_bad_row="drop")  # fmt: skip
+    assert seen == [["27", "2"]]
 
 
 def test_the_fingerprint_is_of_ids_texts_and_golds(write_rows, tokenizer):
@@ -226,7 +232,7 @@ def test_the_fingerprint_is_of_ids_texts_and_golds(write_rows, tokenizer):
 
 def test_gym_rows_need_no_gold(tokenizer):
     pytest.importorskip("reasoning_gym")
-    prompts = load_prompts("gym:rush_hour", tokenizer, size=2, check_gold=lambda _: "never asked")
+    prompts = load_prompts("gym:rush_hour", tokenizer, size=2, check_golds=lambda golds: ["never asked"] * len(golds))
     assert [prompt.gold for prompt in prompts.prompts] == ["", ""]
     assert prompts.prompts[0].columns["metadata"]
 

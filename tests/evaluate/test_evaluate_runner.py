@@ -2,16 +2,22 @@
 
 import dataclasses
 import json
+import multiprocessing
 import os
+import random
+import re
 import shutil
+import signal
+import time
 
 import pytest
+import slow_evaluation
 
 from helpers import EqualsGold, make_prompt
 from ngrpo.data import PromptSet
 from ngrpo.errors import ConfigError, DataError, RewardError, RunFolderError
-from ngrpo.evaluate import EvaluationSettings, evaluate, runner, summary
-from ngrpo.record import append_lines, read_jsonl
+from ngrpo.evaluate import EvaluationSettings, evaluate, folder
+from ngrpo.record import append_lines, hold_folder, read_jsonl
 from ngrpo.rollout import NativeEngine, random_key
 from ngrpo.rollout.engine import EVALUATION, uniforms
 from ngrpo.types import Completion
@@ -75,13 +81,17 @@ def sorted_rows(folder):
     return sorted(read_jsonl(folder / "samples.jsonl"), key=lambda row: (row["prompt"], row["sample"]))
 
 
+def numbers_of(folder):
+    """The summary without what it says of the processes that made it."""
+    written = json.loads((folder / "summary.json").read_text())
+    return {key: value for key, value in written.items() if key not in ("resumed", "command", "hardware")}
+
+
 @pytest.fixture
 def quick(monkeypatch):
-    """Without git, waiting for disks, and most resamples: for tests that evaluate thousands of times."""
-    monkeypatch.setattr(runner, "provenance", dict)
+    """Without git and waiting for disks: for tests that evaluate thousands of times."""
+    monkeypatch.setattr(folder, "provenance", dict)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    full = summary.bootstrap_interval
-    monkeypatch.setattr(summary, "bootstrap_interval", lambda values: full(values, num_resamples=5))
 
 
 @pytest.fixture
@@ -102,19 +112,25 @@ def test_every_prompt_is_sampled_as_often_as_asked(done):
         assert row["gold"] == golds[row["prompt"]]
         assert row["correct"] == (row["completion"] == row["gold"]) == bool(row["value"])
         assert (row["kind"], row["finish_reason"], row["extracted"]) == ("scored", "eos", row["completion"])
+        assert (row["rule"], row["normal_form"], row["detail"]) == ("", None, "")
     assert {row["correct"] for row in rows} == {True, False}
 
 
 def test_settings_and_summary_are_written_beside_the_samples(done):
     described = json.loads((done / "eval.json").read_text())
-    assert described["settings"] == {**dataclasses.asdict(make_settings()), "ks": [1, 2]}
+    assert described["settings"] == {**dataclasses.asdict(make_settings()), "ks": [1, 2], "notes": []}
     assert {"ngrpo", "packages", "command"} <= described.keys()
     written = json.loads((done / "summary.json").read_text())
-    assert written["settings"] == described["settings"]
+    assert {key: written[key] for key in described} == described  # versions and command go with the numbers
     correct = [row["correct"] for row in read_jsonl(done / "samples.jsonl")]
     assert written["pass_at_k"]["1"]["estimate"] == pytest.approx(sum(correct) / 9)
-    assert (written["num_prompts"], written["num_samples"]) == (3, 3)
-    assert sorted(path.name for path in done.iterdir()) == ["eval.json", "samples.jsonl", "summary.json"]
+    assert (written["num_prompts"], written["min_num_samples"], written["max_num_samples"]) == (3, 3, 3)
+    names = ["eval.json", "problems.jsonl", "samples.jsonl", "summary.json"]
+    assert sorted(path.name for path in done.iterdir()) == names
+    problems = read_jsonl(done / "problems.jsonl")
+    assert [(row["prompt"], row["gold"], row["problem"]) for row in problems] == [
+        (prompt.id, prompt.gold, prompt.problem) for prompt in PROMPTS.prompts
+    ]
 
 
 def test_random_numbers_belong_to_the_place_in_the_data_not_to_the_order_of_sampling(tmp_path):
@@ -144,23 +160,61 @@ def test_a_bar_is_shown_where_nobody_listens(tmp_path, capsys):
     samples = tmp_path / "e" / "samples.jsonl"
     samples.write_bytes(samples.read_bytes()[:-1000])
     run(tmp_path / "e", on_progress=None)
-    assert capsys.readouterr().err.startswith("eval 9/9 sample, ")
+    told = capsys.readouterr().err
+    assert re.match(r".*: dropped \d+ bytes of a last line that was never finished\.\neval 9/9 sample, ", told)
 
 
 # --- going on ---
 
 
 @pytest.mark.usefixtures("quick")
-def test_cut_at_any_byte_it_comes_to_the_same_files(tmp_path):
+def test_cut_at_any_byte_it_comes_to_the_same_files(tmp_path, capsys):
     settings, folder = make_settings(num_samples=2), tmp_path / "e"
     run(folder, settings, max_rows=4)
-    files = {name: (folder / name).read_bytes() for name in ("samples.jsonl", "summary.json")}
-    for length in range(len(files["samples.jsonl"])):
-        (folder / "samples.jsonl").write_bytes(files["samples.jsonl"][:length])
+    begun = (folder / "eval.json").read_bytes()
+    whole, numbers = (folder / "samples.jsonl").read_bytes(), numbers_of(folder)
+    last_line = whole.rindex(b"\n", 0, -1) + 1
+    elsewhere = random.Random(3).sample(range(last_line), 60)
+    for length in [*elsewhere, *range(last_line, len(whole))]:
+        (folder / "samples.jsonl").write_bytes(whole[:length])
         (folder / "summary.json").unlink()
+        (folder / "eval.json").write_bytes(begun)
         run(folder, settings, max_rows=4)
         # Same rows in the same order: what is missing is sampled in the order in which it was cut off.
-        assert {name: (folder / name).read_bytes() for name in files} == files, length
+        assert (folder / "samples.jsonl").read_bytes() == whole, length
+        assert numbers_of(folder) == numbers, length
+        num_torn = length - whole.rfind(b"\n", 0, length) - 1
+        is_torn = num_torn and whole[length : length + 1] != b"\n"  # else only the newline is missing
+        told = f"samples.jsonl: dropped {num_torn} bytes of a last line that was never finished.\n" if is_torn else ""
+        assert capsys.readouterr().err.endswith(told), length
+
+
+def test_killed_at_random_moments_it_comes_to_the_same_samples(tmp_path):
+    slow_evaluation.work(tmp_path / "whole", pause_s=0)
+    context = multiprocessing.get_context("forkserver")  # processes that begin with everything imported
+    context.set_forkserver_preload(["ngrpo.evaluate"])
+    path, moments = tmp_path / "killed" / "samples.jsonl", random.Random(7)
+    num_kills, sizes = 0, [0]
+    for _ in range(5):
+        worker = context.Process(target=slow_evaluation.work, args=(tmp_path / "killed",))
+        worker.start()
+        deadline_s = time.monotonic() + 60
+        while worker.is_alive() and not (path.exists() and path.stat().st_size > sizes[-1]):
+            assert time.monotonic() < deadline_s
+            time.sleep(0.005)
+        time.sleep(moments.random() * 0.15)
+        worker.kill()
+        worker.join()
+        num_kills += worker.exitcode == -signal.SIGKILL
+        sizes.append(path.stat().st_size)
+    assert num_kills >= 3
+    assert sizes == sorted(sizes)  # what is there stays there
+    slow_evaluation.work(tmp_path / "killed", pause_s=0)
+    lines = [(tmp_path / name / "samples.jsonl").read_bytes().splitlines() for name in ("killed", "whole")]
+    assert sorted(lines[0]) == sorted(lines[1])
+    assert len(lines[0]) == 180
+    described = json.loads((tmp_path / "killed" / "eval.json").read_text())
+    assert len(described["resumed"]) == num_kills + (len(sizes) - 1 - num_kills > 0)
 
 
 def test_a_finished_evaluation_is_only_read(done):
@@ -215,7 +269,7 @@ def test_killed_while_it_begins_or_ends_it_goes_on(tmp_path, monkeypatch, done, 
     assert list((tmp_path / "e").glob("*.tmp"))
     run(tmp_path / "e")
     assert sorted_rows(tmp_path / "e") == sorted_rows(done)
-    assert (tmp_path / "e" / "summary.json").read_bytes() == (done / "summary.json").read_bytes()
+    assert numbers_of(tmp_path / "e") == numbers_of(done)
 
 
 def test_the_native_engine_goes_on_with_the_same_samples(tmp_path, policy64):
@@ -257,7 +311,7 @@ def test_other_settings_are_refused_with_the_difference(done, change, shown):
 
 def test_every_setting_but_the_ks_is_part_of_the_evaluation(done):
     for field in dataclasses.fields(EvaluationSettings):
-        if field.name not in ("ks", "num_prompts"):
+        if field.name not in ("ks", "notes", "source", "graded_from"):
             changed = dataclasses.replace(make_settings(), **{field.name: 7})
             with pytest.raises(RunFolderError, match=rf"\n  {field.name}: "):
                 run(done, changed, make_engine=never)
@@ -266,7 +320,7 @@ def test_every_setting_but_the_ks_is_part_of_the_evaluation(done):
 def test_more_ks_are_read_off_the_same_samples(done):
     before = (done / "samples.jsonl").read_bytes()
     found = run(done, make_settings(ks=(1, 2, 3)), make_engine=never)
-    assert list(found.pass_at_k) == [1, 2, 3]
+    assert list(found.overall.pass_at_k) == [1, 2, 3]
     assert (done / "samples.jsonl").read_bytes() == before
     assert json.loads((done / "eval.json").read_text())["settings"]["ks"] == [1, 2, 3]
 
@@ -302,7 +356,7 @@ def test_a_sample_twice_or_of_another_evaluation_is_refused_before_sampling(done
 
 def test_a_line_that_is_no_sample_is_refused(done):
     append_lines(done / "samples.jsonl", [{"step": 1}])
-    with pytest.raises(DataError, match="sample None of prompt None"):
+    with pytest.raises(RunFolderError, match=r"line 10 of .*samples\.jsonl is no sample .* field `prompt`"):
         run(done, make_engine=never)
 
 
@@ -321,9 +375,44 @@ def test_prompts_with_one_id_are_never_evaluated(tmp_path):
 
 def test_fewer_prompts_than_said_are_never_a_smaller_mean(tmp_path):
     fewer = dataclasses.replace(PROMPTS, prompts=PROMPTS.prompts[:2])
-    with pytest.raises(DataError, match=r"has 2 of 3 prompts"):
+    with pytest.raises(DataError, match=r"is of 3 prompts, but problems\.jsonl has 2\."):
         run(tmp_path / "e", prompts=fewer)
     assert not (tmp_path / "e" / "summary.json").exists()
+
+
+def test_a_second_process_is_refused(done):
+    lock = hold_folder(done, advice="")
+    try:
+        with pytest.raises(RunFolderError, match=r"another process is at work in .*done\. .* or give another --out"):
+            run(done, make_engine=never)
+    finally:
+        os.close(lock)
+    run(done, make_engine=never)
+
+
+def test_a_folder_that_two_begin_at_once_is_let_go_again(tmp_path):
+    with pytest.raises(RewardError, match="no"):
+        run(tmp_path / "e", reward=NoReward())
+    run(tmp_path / "e")  # the lock of the first went with it
+
+
+class NoReward(EqualsGold):
+    def __call__(self, prompts, completions):
+        raise RewardError("no")
+
+
+@pytest.mark.parametrize("text", ["", "x" * 1_000_000, "\ud800 \x00 \u2028"], ids=["empty", "1 MB", "odd"])
+def test_any_completion_is_kept_whole(tmp_path, text):
+    class Saying(CoinEngine):
+        def sample(self, requests, sampling, **options):
+            return [Completion((2,), (), text, "length", entropy_nats=0.1) for _ in requests]
+
+    run(tmp_path / "e", make_engine=Saying, max_rows=4)
+    samples = tmp_path / "e" / "samples.jsonl"
+    samples.write_bytes(samples.read_bytes()[:-10])
+    summary = run(tmp_path / "e", make_engine=Saying)
+    assert [row["completion"] for row in read_jsonl(samples)] == [text] * 9
+    assert summary.overall.truncated_frac == 1.0
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"model": 1}', b'{"settings": 3}'])

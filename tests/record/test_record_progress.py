@@ -132,3 +132,35 @@ def test_the_rate_is_steps_per_second_or_seconds_per_step(lines, clock, seconds,
 def test_notes_go_to_standard_error(capsys):
     console().print("a note")
     assert capsys.readouterr() == ("", "a note\n")
+
+
+# --- bars for work that is mostly short ------------------------------------------------------------------------------
+
+
+def test_a_late_bar_appears_when_its_stage_has_taken_a_while(clock, out, monkeypatch):
+    monkeypatch.setattr(module.time, "monotonic", clock)
+    monkeypatch.setattr(module, "console", lambda: Console(file=out, width=80))
+    with module.late_bars(patience_s=2.0) as on_progress:
+        on_progress("quick", 0.0)
+        clock.now += 1.9
+        on_progress("quick", 1.0)
+        on_progress("slow", 0.0)  # the patience of a stage begins with it
+        clock.now += 2.0
+        assert printed(out) == []
+        on_progress("slow", 0.5)
+        on_progress("slow", 1.0)
+    (line,) = printed(out)
+    assert line.startswith("slow 100/100 %")
+
+
+def test_work_in_batches_gives_the_same_results(monkeypatch):
+    monkeypatch.setattr(module, "progress_bar", lambda: pytest.fail("a bar for short work"))
+    sizes = []
+
+    def double(items):
+        sizes.append(len(items))
+        return [2 * item for item in items]
+
+    assert module.with_late_bar(double, "doubling", batch_size=3)(range(7)) == [0, 2, 4, 6, 8, 10, 12]
+    assert sizes == [3, 3, 1]
+    assert module.with_late_bar(double, "doubling")([]) == []

@@ -85,6 +85,7 @@ def test_every_group_is_written_whole(tmp_path):
         "rewards": [1.0, 0.0],
         "correct": [True, False],
         "kinds": ["scored", "scored"],
+        "parts": {},
         "tokens": [2, 2],
         "advantages": [1.0, -1.0],
     }
@@ -109,11 +110,51 @@ def test_samples_are_bounded_and_spread_over_the_groups(tmp_path, count, chosen)
             "gold": "1+2+3",
             "finish_reason": "eos",
             "reward": 0.0,
+            "parts": {},
             "correct": False,
             "kind": "scored",
             "extracted": "0.0",
+            "rule": "",
+            "normal_form": None,
             "detail": "",
         }
+
+
+def shaped_group():
+    outcomes = (
+        Outcome(1.25, True, "scored", "6", "boxed", "6", parts={"judge": 1.0, "form": 0.25}),
+        Outcome(0.0, False, "timeout", detail="killed"),
+        Outcome(-0.5, False, parts={"judge": 0.0, "form": -0.5}),
+    )
+    return Group(make_prompt("1,2,3=6:", id="p9"), tuple(make_completion(text) for text in "123"), outcomes)
+
+
+def test_parts_of_rewards_are_written_and_null_where_the_verifier_failed(tmp_path):
+    Recorder(tmp_path).groups(1, [shaped_group()], [False], [[]])
+    (row,) = read_jsonl(tmp_path / "groups.jsonl")
+    assert row["parts"] == {"judge": [1.0, None, 0.0], "form": [0.25, None, -0.5]}
+    (sample,) = read_jsonl(tmp_path / "samples.jsonl")
+    assert sample["parts"] == {"judge": 1.0, "form": 0.25}
+    assert (sample["reward"], sample["rule"], sample["normal_form"]) == (1.25, "boxed", "6")
+
+
+def test_what_the_verifier_failed_on_is_written_within_a_bound(tmp_path, monkeypatch):
+    Recorder(tmp_path).failures(3, [GROUPS[0], shaped_group(), GROUPS[1]])
+    (row,) = read_jsonl(tmp_path / "samples.jsonl")
+    assert (row["step"], row["prompt"], row["completion"], row["kind"], row["detail"]) == (
+        3, "p9", "2", "timeout", "killed",
+    )  # fmt: skip
+    monkeypatch.setattr("ngrpo.record.recorder.NUM_FAILURES", 2)
+    Recorder(tmp_path).failures(4, [shaped_group()] * 5)
+    assert [row["step"] for row in read_jsonl(tmp_path / "samples.jsonl")] == [3, 4, 4]
+
+
+def test_metrics_with_names_of_the_users_belong_to_a_family(tmp_path):
+    recorder = Recorder(tmp_path)
+    recorder.metrics(1, {"reward/part/my_term": 0.5})
+    assert read_jsonl(tmp_path / "metrics.jsonl") == [{"step": 1, "reward/part/my_term": 0.5}]
+    with pytest.raises(AssertionError, match="reward/parts/x"):
+        recorder.metrics(1, {"reward/parts/x": 0.5})
 
 
 def test_a_step_without_groups_is_fine(tmp_path):

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ngrpo.config import Data, Reward
 from ngrpo.rewards import AbstentionReward
 from ngrpo.rollout import is_boxed, reward_for
 from ngrpo.types import Completion, Outcome, Prompt
@@ -21,8 +22,8 @@ class Says:
         self.asked = (list(prompts), list(completions))
         return list(self.outcomes)
 
-    def check_gold(self, gold):
-        return f"{gold} is odd"
+    def check_golds(self, golds):
+        return [f"{gold} is odd" for gold in golds]
 
     def close(self):
         self.is_closed = True
@@ -52,6 +53,11 @@ def test_a_wrong_completion_that_says_a_phrase_abstained(text, kind):
     assert judged(text, outcome) == Outcome(-0.5, False, kind, extracted="7", detail="why")
 
 
+@pytest.mark.parametrize("kind", ["timeout", "error"])
+def test_where_the_judge_failed_nobody_declined(kind):
+    assert judged("I don't know", Outcome(0.0, False, kind)).kind == kind
+
+
 @pytest.mark.parametrize("kind", ["scored", "unparsed", "timeout", "error"])
 def test_a_right_answer_is_right_whatever_else_it_says(kind):
     assert judged("I don't know, perhaps 1+2", Outcome(1.0, True, kind)) == Outcome(1.0, True, kind)
@@ -71,20 +77,17 @@ def test_values_and_labels_stay_and_only_kinds_change(rows, phrase):
 def test_the_rest_is_the_judges():
     judge = Says()
     reward = AbstentionReward(judge, ["no"])
-    assert reward.check_gold("3") == "3 is odd"
+    assert reward.check_golds(["3"]) == ["3 is odd"]
     reward.close()
     assert judge.is_closed
 
 
-def settings(**changes):
-    return {
-        "source": "world:countdown", "params": {}, "seed": 0, "size": 4, "correct_at": 1.0, "timeout_s": 5.0,
-        "allow_execution": [],
-    } | changes  # fmt: skip
+def reward_of(source="world:countdown", **settings):
+    return reward_for(Reward(timeout_s=5.0, **settings), Data(source=source, size=4))
 
 
 def test_phrases_make_any_reward_one_of_three_verdicts():
-    reward = reward_for("auto", **settings(abstain_phrases=["="]))
+    reward = reward_of(abstain_phrases=["="])
     assert isinstance(reward, AbstentionReward)
     prompt = Prompt("0", "1,2,3=6:", (), "1+2+3", columns={})
     found = reward([prompt] * 3, [completion(text) for text in ("1+2+3", "==", "3-2-1")])
@@ -92,11 +95,11 @@ def test_phrases_make_any_reward_one_of_three_verdicts():
     assert found[1].kind == "abstained"
     assert not found[2].correct
     assert found[2].kind != "abstained"
-    assert not isinstance(reward_for("auto", **settings()), AbstentionReward)
+    assert not isinstance(reward_of(), AbstentionReward)
 
 
 def test_what_the_judge_reads_is_still_known():
-    reward = reward_for("math", **settings(source="rows.jsonl", abstain_phrases=["no idea"]))
+    reward = reward_of("rows.jsonl", abstain_phrases=["no idea"])
     try:
         assert is_boxed(reward)
     finally:

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ngrpo.rewards.extract import last_boxed, last_tagged, outside_thought
+from ngrpo.rewards import profiles
+from ngrpo.rewards.extract import find_answer, last_boxed, last_number, last_phrase, last_tagged, outside_thought
 
 
 def content(text):
@@ -29,7 +30,14 @@ def content(text):
         (r"{ \boxed{3} } } {", "3"),
         (r"} } \boxed{3", None),
         (r"\boxed{}", ""),
-        (r"\boxed 5", None),
+        (r"\boxed 5", " 5"),
+        (r"\boxed5.", "5"),
+        (r"\boxed -3.5.", " -3.5"),
+        (r"\boxed x,", " x"),
+        (r"\boxed{3} or \boxed 5", " 5"),
+        (r"\boxed 5 or \boxed{3}", "3"),
+        (r"\boxed 5x", None),
+        (r"\boxed it", None),
         (r"\fbox{5}", None),
         (r"\boxedx{5}", None),
         ("the answer is 5", None),
@@ -69,11 +77,73 @@ def test_last_tagged():
     assert last_tagged("</answer>2") is None
 
 
-@given(st.text(alphabet="\\{}boxed<think>/ans3 \n"))
-def test_nothing_that_a_model_writes_raises(text):
-    last_boxed(text)
-    last_tagged(text)
-    outside_thought(text)
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The answer is 5.", "5"),
+        ("The answer is 5. Or is it 6?", "5"),
+        ("the final answer is: $x = 5$, says he", "x = 5"),
+        (r"Answer: \(\frac12\).", r"\frac12"),
+        ("**Answer:** 3.5", "3.5"),
+        ("The answer is 3. No, the answer is 4!", "4"),
+        ("The answer is\n42", "42"),
+        ("The answer is", ""),
+        ("the answers vary", None),
+        ("5", None),
+    ],
+)
+def test_last_phrase(text, expected):
+    found = last_phrase(text)
+    assert (None if found is None else found[1]) == expected
+
+
+def test_last_number():
+    assert last_number("3 and 4.5.") == (6, "4.5")
+    assert last_number("it costs 1,234") == (9, "1,234")
+    assert last_number("from 1,2 to -3") == (12, "-3")
+    assert last_number("none") is None
+
+
+FIVE = "5"
+EXTRACTION = [
+    (r"\boxed{5}", "boxed", "boxed", "boxed"),
+    ("<answer>5</answer>", None, "answer_tag", "last_number"),
+    ("The answer is 5.", None, "answer_is", "answer_is"),
+    ("It makes 5", None, "last_number", "last_number"),
+    (r"<think>\boxed{5}</think> done", None, "boxed", "boxed"),
+    (r"<think>\boxed{5}", None, "boxed", "boxed"),
+    (r"\fbox{5}", None, "boxed", "last_number"),
+    (r"It is \boxed{5", None, None, "boxed"),
+    (r"\boxed{4} \boxed{5}", "boxed", "boxed", "boxed"),
+    (r"<answer>4</answer> \boxed{5}", "boxed", "boxed", "boxed"),
+    ("", None, None, None),
+]
+
+
+@pytest.mark.parametrize(("text", "strict", "lenient", "paper"), EXTRACTION)
+def test_each_profile_has_its_rules(text, strict, lenient, paper):
+    for name, rule in (("strict", strict), ("lenient", lenient), ("paper", paper)):
+        found = find_answer(text, profiles.get(name))
+        if rule is None:
+            assert found.answer is None
+            assert found.complaint
+        else:
+            assert (found.rule, found.answer, found.complaint) == (rule, FIVE, "")
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_an_empty_box_and_a_long_one_are_no_answer_whatever_else_stands_there(name):
+    profile = profiles.get(name)
+    found = find_answer(r"The answer is 5. \boxed{}", profile)
+    assert (found.rule, found.answer, found.complaint) == ("boxed", None, "the box is empty")
+    long = find_answer(r"The answer is 5. \boxed{" + "1" * 513 + "}", profile)
+    assert (long.answer, long.complaint) == (None, "the box holds 513 characters, more than 512")
+
+
+@given(st.text(alphabet="\\{}boxed<think>/ans3 is:.$\n"), st.sampled_from(profiles.names()))
+def test_nothing_that_a_model_writes_raises(text, name):
+    found = find_answer(text, profiles.get(name))
+    assert (found.answer is None) == bool(found.complaint)
 
 
 @given(st.text(alphabet="abc123 +-", max_size=20), st.text(alphabet="abc{}\\ ", max_size=20))
@@ -82,9 +152,20 @@ def test_a_box_at_the_end_is_always_found(answer, before):
     assert content(f"{before} \\boxed{{{answer}}}") == answer
 
 
-@pytest.mark.parametrize("text", ["\\boxed{" * 100_000, "{" * 500_000 + "\\boxed{", "<think>" * 100_000 + "</think>"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\\boxed{" * 100_000,
+        "{" * 500_000 + "\\boxed{",
+        "<think>" * 100_000 + "</think>",
+        "\\boxed " * 100_000,
+        "answer is " * 100_000,
+        "9" * 1_000_000,
+        "1,000" * 200_000,
+    ],
+)
 def test_cost_is_linear(text):
     began = time.process_time()
-    last_boxed(text)
-    outside_thought(text)
+    for name in profiles.names():
+        find_answer(text, profiles.get(name))
     assert time.process_time() - began < 2.0  # quadratic would be minutes

@@ -1,3 +1,5 @@
+"""`MathReward`: outcomes, batches, the cache, golds. What is equal is tested with the parts, the pairs and the page."""
+
 import os
 import signal
 import threading
@@ -7,24 +9,32 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ngrpo.errors import DataError
+from ngrpo.errors import ConfigError, DataError
 from ngrpo.rewards import math as math_rewards
-from ngrpo.rewards.math import MathReward, extract_answer, final_answer, grade, make_comparison
-from ngrpo.rewards.worker import Reply
+from ngrpo.rewards import profiles
+from ngrpo.rewards.math import MathReward, extract_answer, final_answer, grade
+from ngrpo.rewards.pool import Pool, Reply
 from ngrpo.types import Completion, Outcome, Prompt
 
 
 @pytest.fixture(scope="module")
 def reward():
-    reward = MathReward(timeout_s=10.0)
+    reward = MathReward(num_workers=1)
     yield reward
     reward.close()
 
 
 @pytest.fixture
-def no_worker(monkeypatch):
-    """Grading that needs math-verify fails here."""
-    monkeypatch.setattr(math_rewards.Worker, "call", lambda *_: pytest.fail("math-verify was asked"))
+def sent(monkeypatch):
+    """The calls that workers would get; each is answered with `different`."""
+    calls = []
+
+    def answer(_, batch):
+        calls.extend(batch)
+        return [Reply("ok", ["different", f"form of {call[1]}"]) for call in batch]
+
+    monkeypatch.setattr(Pool, "map", answer)
+    return calls
 
 
 def boxed(answer):
@@ -35,207 +45,218 @@ def completion(text):
     return Completion((), (), text, "eos")
 
 
-RIGHT_AT_ONCE = [
-    ("5", "5"),
-    ("5.0", "5"),
-    ("1,234", "1234"),
-    (r"\frac{2}{4}", r"\frac12"),
-    ("0.5", r"\dfrac{1}{2}"),
-    ("-3/4", r"-\frac{3}{4}"),
-    (r" x^2 + 1 ", "x^2+1"),
-    ("336", r"336^\circ"),
-    (r"\text{Saturday}", r"\mbox{Saturday}"),
-    ("saturday", r"\mbox{Saturday}"),
-    (r"\$5", "5"),
-    (r"\left(1, 2\right)", "(1,2)"),
-]
-WRONG_AT_ONCE = [
-    ("6", "5"),
-    ("500", "5"),
-    ("0.05", "5"),
-    ("12346", "12345"),  # no relative tolerance
-    ("0.333333", r"\frac{1}{3}"),
-    ("-5", "5"),
-    ("1.2", "12"),
-    (r"\text{seat}", r"\text{east}"),  # as products of letters they would be equal
-    ("five", r"\mbox{four}"),
-]
-RIGHT = [
-    (r"\sqrt{8}", r"2\sqrt{2}"),
-    ("1+x", "x+1"),
-    ("ba+c", "ab+c"),
-    ("2, 1", "1, 2"),  # lists come in any order
-    (r"2\sqrt2", r"2\sqrt{2}"),
-    (r"\begin{pmatrix} 1 \\ 0.5 \end{pmatrix}", r"\begin{pmatrix} 1 \\ \frac{1}{2} \end{pmatrix}"),
-    ("2^{10}", "1024"),
-    (r"\text{(C)}", r"\text{C}"),
-    (r"5 \text{ cm}", "5"),
-    (r"10\%", "0.1"),
-]
-WRONG = [
-    ("[1,2]", "(1,2)"),
-    ("1, 3", "1, 2"),
-    ("(2, 1)", "(1, 2)"),
-    ("(x+1)(x+2)", "(x+1)(x+5)"),
-    ("x>3", "x<3"),
-    ("x-y+3z+8=0", "5x-7y+11z+4=0"),
-    ("y", "x"),
-    (r"\frac{12}{5,\!525}x", "671"),
-    ("???", "7"),
-    ("1 2", "12"),
+PLAIN = [
+    ("5", "5", True),
+    ("5.0", "5", True),
+    ("1,234", "1234", True),
+    (r"\frac{2}{4}", r"\frac12", True),
+    (" x^2 + 1 ", "x^2+1", True),
+    ("336", r"336^\circ", True),
+    (r"\text{Saturday}", r"\mbox{Saturday}", True),
+    (r"\left(1, 2\right)", "(1,2)", True),
+    ("2, 1", "1, 2", True),
+    ("6", "5", False),
+    ("500", "5", False),
+    ("12346", "12345", False),
+    ("0.333333", r"\frac{1}{3}", False),
+    ("five", r"\mbox{four}", False),
+    ("[1,2]", "(1,2)", False),
+    ("10_3", "10_2", False),
 ]
 
 
-@pytest.mark.usefixtures("no_worker")
-@pytest.mark.parametrize(
-    ("answer", "gold", "correct"), [(*c, True) for c in RIGHT_AT_ONCE] + [(*c, False) for c in WRONG_AT_ONCE]
-)
-def test_plain_answers_need_no_algebra(reward, answer, gold, correct):
-    outcome = reward.grade(boxed(answer), gold)
-    assert (outcome.correct, outcome.value, outcome.kind) == (correct, float(correct), "scored")
+@pytest.mark.parametrize(("answer", "gold", "correct"), PLAIN)
+def test_plain_answers_need_no_worker(sent, answer, gold, correct):
+    outcome = MathReward().grade(boxed(answer), gold)
+    assert sent == []
+    assert (outcome.correct, outcome.value, outcome.kind, outcome.rule) == (correct, float(correct), "scored", "boxed")
     assert outcome.extracted == answer.strip()
+    assert outcome.detail == f"exact: {'equal' if correct else 'different'}"
 
 
-@pytest.mark.parametrize(("answer", "gold", "correct"), [(*c, True) for c in RIGHT] + [(*c, False) for c in WRONG])
-def test_other_answers_go_to_math_verify(reward, answer, gold, correct):
-    outcome = reward.grade(boxed(answer), gold)
-    assert (outcome.correct, outcome.value, outcome.kind) == (correct, float(correct), "scored")
-    assert outcome.detail.startswith("math-verify: ")
+def test_without_the_exact_path_everything_goes_to_the_workers(sent):
+    reward = MathReward(use_exact_path=False)
+    reward.grade_pairs([(boxed(answer), gold) for answer, gold, _ in PLAIN])
+    assert [(call[0], call[1]) for call in sent] == [(gold, answer.strip()) for answer, gold, _ in PLAIN]
+    assert {call[2] for call in sent} == {"strict"}
+
+
+@pytest.mark.parametrize("gold", ["x+1", r"2\sqrt2", r"\sin x"])
+def test_other_answers_go_to_math_verify(reward, gold):
+    right = reward.grade(boxed(f"0+{gold}"), gold)
+    assert (right.correct, right.value, right.kind, right.detail) == (True, 1.0, "scored", "math-verify: equal")
+    wrong = reward.grade(boxed(f"1+{gold}"), gold)
+    assert (wrong.correct, wrong.value, wrong.kind, wrong.detail) == (False, 0.0, "scored", "math-verify: different")
 
 
 @pytest.mark.parametrize(
-    ("text", "detail"),
+    ("text", "rule", "detail"),
     [
-        ("The answer is 5.", r"no complete \boxed{...}"),
-        ("The final answer is $5$. I hope it is correct.", r"no complete \boxed{...}"),
-        (r"\boxed{5", r"no complete \boxed{...}"),
-        (r"\fbox{5}", r"no complete \boxed{...}"),
-        (r"<think>\boxed{5}</think> 5", r"no complete \boxed{...}"),
-        (r"<think>\boxed{5}", "<think> is not closed"),
-        (r"Answer: 5. \boxed{}", "the box is empty"),
-        (r"5 \boxed{ $ $ }", "the box is empty"),
-        (r"\boxed{" + "5" * 513 + "}", "the box holds 513 characters, more than 512"),
-        ("", r"no complete \boxed{...}"),
+        ("The answer is 5.", "", r"no complete \boxed{...}"),
+        (r"\boxed{5", "", r"no complete \boxed{...}"),
+        (r"\fbox{5}", "", r"no complete \boxed{...}"),
+        (r"<think>\boxed{5}</think> 5", "", r"no complete \boxed{...}"),
+        (r"<think>\boxed{5}", "", "<think> is not closed"),
+        (r"Answer: 5. \boxed{}", "boxed", "the box is empty"),
+        (r"5 \boxed{ $ $ }", "boxed", "the box is empty"),
+        (r"\boxed{" + "5" * 513 + "}", "boxed", "the box holds 513 characters, more than 512"),
+        ("", "", r"no complete \boxed{...}"),
     ],
 )
-@pytest.mark.usefixtures("no_worker")
-def test_no_usable_box_is_unparsed_and_wrong(reward, text, detail):
-    assert reward.grade(text, "5") == Outcome(value=0.0, correct=False, kind="unparsed", detail=detail)
-
-
-@pytest.mark.usefixtures("no_worker")
-def test_the_last_complete_box_outside_of_thought_counts(reward):
-    assert reward.grade(r"First \boxed{3}, but rechecking gives \boxed{4}.", "4").correct
-    assert not reward.grade(r"First \boxed{4}, but rechecking gives \boxed{3}.", "4").correct
-    assert reward.grade(r"<think>\boxed{3}</think>\boxed{4}", "4").correct
-    assert reward.grade(r"\boxed{4}<think>\boxed{3}</think>", "4").correct
+def test_no_usable_answer_is_unparsed_and_wrong(sent, text, rule, detail):
+    expected = Outcome(value=0.0, correct=False, kind="unparsed", rule=rule, detail=detail)
+    assert MathReward().grade(text, "5") == expected
+    assert sent == []
 
 
 def test_text_around_the_box_is_never_read(reward):
-    # math-verify by itself takes the 7 here.
-    for text in (
-        r"We get $7$, so \boxed{???}",
-        r"The final answer is 7. \boxed{\frac{1}{}",
-        r"$7$ \boxed{\text{see above}}",
+    # math-verify by itself takes the 7 or the 671 here.
+    for text, gold in (
+        (r"We get $7$, so \boxed{???}", "7"),
+        (r"The final answer is 7. \boxed{\frac{1}{}", "7"),
+        (r"$7$ \boxed{\text{see above}}", "7"),
+        (r"It is $671$. \boxed{\frac{12}{5,\!525}}", "671"),
     ):
-        assert not reward.grade(text, "7").correct
+        assert not reward.grade(text, gold).correct
 
 
-@pytest.mark.parametrize("gold", ["", "  ", "$$", r"\boxed{}", "#### "])
-def test_an_empty_gold_raises(reward, gold):
-    with pytest.raises(DataError, match=r"the gold is empty: .*nothing to compare"):
+def test_a_batch_is_judged_once_for_each_pair_and_in_order(sent):
+    reward = MathReward()
+    pairs = [(boxed("x+2"), "x+1"), (boxed("5"), "5"), ("no box", "5"), (boxed("x+3"), "x+1"), (boxed("x+2"), "x+1")]
+    outcomes = reward.grade_pairs([*pairs, (f"And {pairs[0][0]}", "x+1")])
+    assert [call[1] for call in sent] == ["x+2", "x+3"]
+    assert [outcome.kind for outcome in outcomes] == ["scored", "scored", "unparsed", "scored", "scored", "scored"]
+    assert [outcome.correct for outcome in outcomes] == [False, True, False, False, False, False]
+    assert outcomes[0] == outcomes[4] == outcomes[5]
+    assert outcomes[3].normal_form == "form of x+3"
+
+
+def test_comparisons_are_remembered(sent):
+    reward = MathReward()
+    first = reward.grade(boxed("x+2"), "x+1")
+    assert reward.grade(boxed("x+2"), "x+1") == first
+    reward.grade(boxed("x+2"), "x+3")
+    assert [call[:2] for call in sent] == [("x+1", "x+2"), ("x+3", "x+2")]
+
+
+def test_what_failed_is_not_remembered(monkeypatch):
+    replies = [Reply("timeout", detail="late"), Reply("memory", detail="large"), Reply("ok", ["equal", "x"])]
+    monkeypatch.setattr(Pool, "map", lambda _, calls: [replies.pop(0) for _ in calls])
+    reward = MathReward()
+    outcomes = [reward.grade(boxed("x+2"), "x+1") for _ in range(4)]
+    assert [outcome.kind for outcome in outcomes] == ["timeout", "error", "scored", "scored"]
+    assert [outcome.value for outcome in outcomes] == [0.0, 0.0, 1.0, 1.0]
+    assert [outcome.detail for outcome in outcomes[:2]] == ["late", "large"]
+    assert outcomes[0].extracted == "x+2"
+
+
+def test_no_more_than_so_many_are_remembered(monkeypatch, sent):
+    monkeypatch.setattr(math_rewards, "MAX_CACHED", 3)
+    reward = MathReward()
+    for number in (1, 2, 3, 1, 4, 1, 2):  # 2 is the oldest when 4 comes
+        reward.grade(boxed(f"x+{number}"), "x")
+    assert [call[1] for call in sent] == ["x+1", "x+2", "x+3", "x+4", "x+2"]
+
+
+def test_right_answers_vote_for_their_gold_and_wrong_ones_for_what_they_are(reward):
+    right = reward.grade_pairs([(boxed(answer), r"\frac{\sqrt{4}}{4}") for answer in (r"\frac{\sqrt{4}}{4}", "0.5")])
+    assert len({outcome.normal_form for outcome in right}) == 1
+    texts = ("0.5", r"\frac12", "2/4", r"\frac{\sqrt4}{4}")
+    wrong = reward.grade_pairs([(boxed(answer), "7") for answer in texts])
+    assert {outcome.normal_form for outcome in wrong} == {"1/2"}
+
+
+GOLD_FAULTS = [
+    ("", "the gold is empty"),
+    ("  ", "the gold is empty"),
+    ("$$", "the gold is empty"),
+    (r"\boxed{}", "the gold is empty"),
+    ("#### ", "the gold is empty"),
+    ("x" * 513, "the gold has 513 characters and at most 512 are compared"),
+    (r"\frac{1}{2", "the braces of the gold do not close"),
+]
+
+
+@pytest.mark.parametrize(("gold", "fault"), GOLD_FAULTS)
+@pytest.mark.parametrize("profile", profiles.names())
+def test_a_gold_that_is_no_answer_raises(sent, gold, fault, profile):
+    reward = MathReward(profile)
+    assert reward.check_golds([gold, "5"]) == [fault, None]
+    with pytest.raises(DataError, match=rf"{fault}: .*nothing to compare"):
         reward.grade(boxed("5"), gold)
-    assert reward.check_gold(gold) == "the gold is empty"
+    with pytest.raises(DataError, match=rf"d\.jsonl row 9: {fault}\. Mend or leave out that row"):
+        reward([Prompt("8", "?", (), gold, source="d.jsonl row 9")], [completion("")])
 
 
-def test_a_gold_that_is_no_answer_raises(reward):
-    assert reward.check_gold("x" * 513) == "the gold has 513 characters and at most 512 are compared"
-    assert reward.check_gold("x" * 512) is None
+def test_only_golds_that_need_algebra_are_parsed_once_each(monkeypatch):
+    calls = []
+
+    def parse(_, batch):
+        calls.extend(batch)
+        return [
+            Reply("ok", "") if call[0] != "y" else Reply("timeout", detail="no verdict within 1 s") for call in batch
+        ]
+
+    monkeypatch.setattr(Pool, "map", parse)
+    faults = MathReward().check_golds(["5", "x", r"\frac12", "y", "x", "", "y"])
+    assert calls == [("x", None, "strict"), ("y", None, "strict")]
+    late = "the gold cannot be evaluated: no verdict within 1 s"
+    assert faults == [None, None, None, late, None, "the gold is empty", late]
 
 
 def test_a_gold_that_does_not_parse_is_compared_as_a_string(reward):
-    gold = r"\frac{7}{5} + \frac{1}{5} i."
-    assert reward.check_gold(gold) is None
-    assert reward.grade(boxed(r"\dfrac{7}{5}+\frac{1}{5} i"), gold).correct
-    outcome = reward.grade(boxed(r"\frac{7}{5} + \frac{2}{5} i"), gold)
-    assert (outcome.correct, outcome.detail) == (False, "math-verify: the gold does not parse")
+    gold = r"\text{if }x\text{ then }y"
+    assert reward.check_golds([gold]) == [None]
+    assert reward.grade(boxed(f" {gold}. "), gold).detail == "exact: equal"
+    outcome = reward.grade(boxed(r"\text{if }x\text{ then }z"), gold)
+    assert (outcome.correct, outcome.detail) == (False, "math-verify: different as strings")
 
 
-def test_a_whole_solution_can_be_the_gold(reward):
+def test_a_whole_solution_can_be_the_gold(sent):
     assert final_answer(r"As $2+3=5$, \boxed{5}.") == "5"
+    assert final_answer(r"It is \boxed 5.") == "5"
     assert final_answer("He pays 2 + 3 = 5.\n#### 1,005") == "1,005"
-    assert reward.grade(boxed("1005"), "#### 1,005").correct
+    assert MathReward().grade(boxed("1005"), "He pays.\n#### 1,005").correct
 
 
-def test_a_batch_is_judged_in_order_and_a_bad_gold_is_named(reward):
+def test_the_batch_of_a_step(reward):
     prompts = [Prompt(str(i), "?", (), gold, source=f"d.jsonl row {i + 1}") for i, gold in enumerate(["1", "2", "x+1"])]
-    texts = [boxed("1"), boxed("1"), boxed("1+x")]
-    outcomes = reward(prompts, list(map(completion, texts)))
+    outcomes = reward(prompts, [completion(boxed(answer)) for answer in ("1", "1", "1+x")])
     assert [outcome.correct for outcome in outcomes] == [True, False, True]
-    with pytest.raises(DataError, match=r"d\.jsonl row 9: the gold is empty"):
-        reward([Prompt("8", "?", (), " ", source="d.jsonl row 9")], [completion("")])
+    with pytest.raises(ValueError, match="zip"):
+        reward(prompts, [])
 
 
-def test_thousand_integers_are_quick(reward):
+def test_profiles_decide(reward):
+    with pytest.raises(ConfigError, match="no verifier profile 'loose'"):
+        MathReward("loose")
+    assert [grade("The answer is 12346.", "12345", name).correct for name in profiles.names()] == [False, False, True]
+    assert [grade("The answer is 25%.", "0.25", name).correct for name in profiles.names()] == [False, True, True]
+    assert grade("The answer is 25.", "25", "paper").rule == "answer_is"
+
+
+def test_integers_are_quick(reward):
     text = "Some reasoning. " * 50
+    pairs = [(f"{text}\\boxed{{{number}}}", str(number)) for number in range(2000)]
     began = time.process_time()
-    outcomes = [reward.grade(f"{text}\\boxed{{{number}}}", str(number)) for number in range(1000)]
-    assert all(outcome.correct for outcome in outcomes)
-    assert time.process_time() - began < 0.05  # about 5 ms in truth
+    assert all(outcome.correct for outcome in reward.grade_pairs(pairs))
+    assert time.process_time() - began < 0.5  # about 30 ms
 
 
-HOSTILE = ["9^{9^{9^{9^9}}}", "100000000!", r"\frac{" * 40 + "1" + "}{2}" * 40]
-
-
-def test_towers_of_powers_end_at_the_deadline():
-    reward = MathReward(timeout_s=1.0)
-    reward.grade(boxed("x+2"), "x+1")  # started
-    for answer in HOSTILE:
-        began = time.monotonic()
-        outcome = reward.grade(boxed(answer), "x+1")
-        assert time.monotonic() - began < 8.0, answer  # the deadline, and a new worker for the one before
-        assert outcome == Outcome(0.0, False, "timeout", answer, "no verdict within 1 s")
-    assert reward.grade(boxed("1+x"), "x+1").correct
+def test_what_runs_past_the_deadline_is_a_timeout_and_the_next_answer_is_judged():
+    reward = MathReward(timeout_s=0.3, num_workers=1)
+    answer = r"\frac{" * 40 + "1" + "}{2}" * 40
+    outcomes = reward.grade_pairs([(boxed(text), "x+1") for text in (answer, "1+x")])
+    assert outcomes[0] == Outcome(0.0, False, "timeout", answer, "boxed", detail="no verdict within 0.3 s")
+    assert outcomes[1].correct
     reward.close()
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        "1" * 100_000,
-        "{" * 10_000 + "1" + "}" * 10_000,
-        "5\x00",
-        "\u200f42\u202e",
-        "\ud800",
-        "\\",
-        "%",
-        "}{",
-        r"\left[",
-        r"\text{" * 20 + "}" * 20,
-        "1/0",
-        "\n" * 300,
-        r"\input{/etc/passwd}",
-        r"\boxed",
-    ],
-)
-def test_odd_text_is_merely_wrong(reward, answer):
-    outcome = reward.grade(boxed(answer), "x+1")
-    assert (outcome.correct, outcome.value) == (False, 0.0)
-
-
-def test_no_text_is_executed(reward, tmp_path):
-    target = tmp_path / "created"
-    for template in (
-        "open('{}','w')",
-        "__import__('os').system('touch {}')",
-        r"\text{{open('{}','w')}}",
-        "eval(\"open('{}','w')\")",
-        r"\write18{{touch {}}}",
-        "1+open('{}','w').write('1')",
-    ):
-        for gold in ("5", "x+1", "[1,2]"):
-            assert not reward.grade(boxed(template.format(target)), gold).correct
-    assert not target.exists()
+def test_numbers_that_nobody_can_write_out_take_no_time(reward):
+    for answer in ("9^{9^{9^{9^9}}}", "100000000!", "10^{99999999}"):
+        outcome = reward.grade(boxed(answer), "x+1")
+        assert (outcome.kind, outcome.detail) == ("scored", "math-verify: different as strings")
+        assert reward.grade(boxed(answer), answer).correct
 
 
 @settings(max_examples=60, deadline=None)
@@ -249,7 +270,7 @@ def test_grading_works_in_threads(reward):
     outcomes = {}
 
     def work(name):
-        outcomes[name] = [reward.grade(boxed("1+x"), gold).correct for gold in ("x+1", "x+2")]
+        outcomes[name] = [reward.grade(boxed(f"{name}+x"), f"x+{gold}").correct for gold in (name, name + 1)]
 
     threads = [threading.Thread(target=work, args=(name,)) for name in range(4)]
     for thread in threads:
@@ -260,23 +281,9 @@ def test_grading_works_in_threads(reward):
 
 
 def test_a_killed_worker_is_replaced(reward):
-    reward.grade(boxed("1+x"), "x+1")
-    os.kill(reward._worker.pid, signal.SIGKILL)
-    assert reward.grade(boxed("1+x"), "x+1").correct
-
-
-def test_a_worker_that_keeps_dying_is_an_error_not_an_exception(monkeypatch, reward):
-    monkeypatch.setattr(reward._worker, "_call_once", lambda _: Reply("died", detail="gone"))
-    assert reward.grade(boxed("1+x"), "x+1") == Outcome(0.0, False, "error", "1+x", "gone")
-
-
-def test_math_verify_itself_sets_no_alarm():
-    # In a thread that would raise; in the worker it would cancel the alarm that ends an orphan.
-    verdicts = []
-    thread = threading.Thread(target=lambda: verdicts.append(make_comparison()("x+1", "1+x")))
-    thread.start()
-    thread.join()
-    assert verdicts == ["equal"]
+    reward.grade(boxed("11+x"), "x+11")
+    os.kill(reward._pool.pids[0], signal.SIGKILL)
+    assert reward.grade(boxed("12+x"), "x+12").correct
 
 
 def test_alarms_of_the_caller_are_left_alone(reward):
@@ -285,21 +292,22 @@ def test_alarms_of_the_caller_are_left_alone(reward):
     before = signal.signal(signal.SIGALRM, lambda *_: rung.append(True))
     signal.setitimer(signal.ITIMER_REAL, 0.2)
     try:
-        assert reward.grade(boxed("1+x"), "x+1").correct
+        assert reward.grade(boxed("13+x"), "x+13").correct
         time.sleep(0.3)
     finally:
         signal.signal(signal.SIGALRM, before)
     assert rung == [True]
 
 
-def test_the_public_function_shares_one_worker():
-    assert grade(r"\boxed{5}", "5") == Outcome(1.0, True, "scored", "5", "equal strings")
+def test_the_public_function_shares_its_workers():
+    assert grade(r"\boxed{5}", "5") == Outcome(1.0, True, "scored", "5", "boxed", "5", "exact: equal")
     assert grade(r"\boxed{1+x}", "x+1").correct
-    pid = math_rewards._shared_reward()._worker.pid
+    pids = math_rewards._shared_reward("strict")._pool.pids
     assert grade(r"\boxed{2+x}", "x+2").correct
-    assert math_rewards._shared_reward()._worker.pid == pid
+    assert math_rewards._shared_reward("strict")._pool.pids == pids
 
 
 def test_extract_answer_says_what_is_missing():
     assert extract_answer(r"\boxed{ 4 }") == ("4", "")
     assert extract_answer("4") == (None, r"no complete \boxed{...}")
+    assert extract_answer("It is 4", "lenient") == ("4", "")

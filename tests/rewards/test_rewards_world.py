@@ -15,5 +15,5 @@ def test_the_checker_sees_the_problem_without_its_template():
     answers = [Completion((), (), "1+2", "eos"), Completion((), (), "2*1", "eos")]
     assert reward([framed, bare], answers) == [Outcome(value=1.0, correct=True)] * 2
     assert seen == [("1,2=3:", "1+2"), ("1,2=2:", "2*1")]
-    assert reward.check_gold("anything") is None
+    assert reward.check_golds(["anything"]) == [None]
     reward.close()

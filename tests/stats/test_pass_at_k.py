@@ -25,12 +25,40 @@ def test_every_small_case_equals_enumeration():
 @settings(deadline=None, max_examples=100)
 @given(st.data())
 def test_large_cases_equal_exact_fractions(data):
-    n = data.draw(st.integers(1, 2048))
+    n = data.draw(st.integers(1, 4096))
     c, k = data.draw(st.integers(0, n)), data.draw(st.integers(1, n))
     exact = 1 - Fraction(comb(n - c, k), comb(n, k))
     estimate = pass_at_k(n, c, k)
     assert estimate == pytest.approx(float(exact), abs=1e-12)
     assert 0.0 <= estimate <= 1.0
+
+
+@pytest.mark.parametrize("c", [1, 2, 17, 64, 1000, 2048, 4095])
+def test_4096_samples_at_every_power_of_two(c):
+    for k in (1 << exponent for exponent in range(13)):
+        exact = 1 - Fraction(comb(4096 - c, k), comb(4096, k))
+        assert pass_at_k(4096, c, k) == pytest.approx(float(exact), rel=1e-12, abs=1e-15)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 64))
+def test_it_rises_with_k_and_with_correct_samples_and_falls_with_wrong_ones(n):
+    table = pass_at_k(n, np.arange(n + 1)[:, None], np.arange(1, n + 1))
+    assert table.shape == (n + 1, n)
+    assert (np.diff(table, axis=0) >= -1e-12).all()
+    assert (np.diff(table, axis=1) >= -1e-12).all()
+    assert table[:, 0] == pytest.approx(np.arange(n + 1) / n)
+    assert table[:, -1].tolist() == [0.0] + [1.0] * n
+    with_a_wrong_one = pass_at_k(n + 1, np.arange(n + 1)[:, None], np.arange(1, n + 1))
+    assert (with_a_wrong_one <= table + 1e-12).all()
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(2, 40), st.data())
+def test_one_sample_left_out_at_random_changes_nothing_on_average(n, data):
+    c, k = data.draw(st.integers(0, n)), data.draw(st.integers(1, n - 1))
+    without = [pass_at_k(n - 1, c - 1, k) * c if c else 0.0, pass_at_k(n - 1, c, k) * (n - c) if c < n else 0.0]
+    assert sum(without) / n == pytest.approx(pass_at_k(n, c, k), abs=1e-12)
 
 
 def test_ends_are_exact():

@@ -61,7 +61,7 @@ MISTAKES = [
     (DataError, r"row 1.*prompt is too long.*has 80 tokens", ["data.source={folder}/long.jsonl"]),
     (DataError, r"prompt is too long", ["data.max_prompt_tokens=3"]),
     (DataError, r"no column 'riddle'", ["data.source={folder}/gaps.jsonl", "data.prompt_column=riddle"]),
-    (ConfigError, r"none of auto, math, world, gym", ["reward.name=best"]),
+    (ConfigError, r"none of auto, math, exact, numeric, choice, world, gym, or", ["reward.name=best"]),
     (ConfigError, r"'gym' judges prompts of a gym: source", ["reward.name=gym"]),
     (RewardError, r"there is no file .*nothing\.py", ["reward.name={folder}/nothing.py:score"]),
     (RewardError, r"has no function 'score'", ["reward.name={folder}/broken.py:score"]),

@@ -10,7 +10,7 @@ from helpers import make_completion, make_prompt
 from ngrpo import objectives
 from ngrpo.config import load_config
 from ngrpo.data import PromptOrder
-from ngrpo.errors import Interrupted
+from ngrpo.errors import Interrupted, RewardError
 from ngrpo.rollout import Sampling
 from ngrpo.train.checkpoint import TrainerState
 from ngrpo.train.prompt_choice import InOrder
@@ -35,7 +35,10 @@ class Recording:
 
 
 class Kinds:
-    """A reward that makes the n-th group sampled right, wrong or mixed, by the n-th letter; then by the last."""
+    """A reward that makes the n-th group sampled right, wrong or mixed, by the n-th letter; then by the last.
+
+    `f` is a mixed group on whose last completion it fails.
+    """
 
     def __init__(self, kinds):
         self.kinds, self.num_groups = kinds, 0
@@ -45,12 +48,14 @@ class Kinds:
         for _ in range(len(prompts) // GROUP_SIZE):
             kind = self.kinds[min(self.num_groups, len(self.kinds) - 1)]
             self.num_groups += 1
-            labels = {"r": [True] * 3, "w": [False] * 3, "m": [False, True, False]}[kind]
+            labels = {"r": [True] * 3, "w": [False] * 3, "m": [False, True, False], "f": [False, True, False]}[kind]
             outcomes += [Outcome(float(label), label) for label in labels]
+            if kind == "f":
+                outcomes[-1] = Outcome(0.0, False, "timeout")
         return outcomes
 
 
-def make_run(kinds, *, method="ngrpo", wanted=4, max_batches=3, position=0, step=0):
+def make_run(kinds, *, method="ngrpo", wanted=4, max_batches=3, position=0, step=0, allowed=0.1):
     config = load_config(
         "tiny",
         [
@@ -58,6 +63,7 @@ def make_run(kinds, *, method="ngrpo", wanted=4, max_batches=3, position=0, step
             f"rollout.num_samples_per_prompt={GROUP_SIZE}",
             f"refill.max_batches={max_batches}",
             "update.num_updates_per_step=1",
+            f"reward.max_failed_frac={allowed}",
         ],
     )
     return SimpleNamespace(
@@ -75,6 +81,24 @@ def make_run(kinds, *, method="ngrpo", wanted=4, max_batches=3, position=0, step
 
 def never():
     return False
+
+
+def test_a_group_with_a_failure_stays_out_and_another_takes_its_place():
+    run = make_run("wfmfm", method="grpo", allowed=0.5)
+    rollout = collect(run, never)
+    assert rollout.kept == [True, False, True, False, True, True]
+    assert (rollout.num_batches, rollout.is_short) == (2, False)
+    assert [group.num_failures for group in rollout.groups] == [0, 1, 0, 1, 0, 0]
+    assert all(len(group.outcomes) == GROUP_SIZE for group in rollout.groups)
+
+
+def test_failures_are_counted_over_the_batches_of_a_step():
+    told = []
+    run = make_run("fmmmf", method="grpo", allowed=0.1)  # 1 of 12, then 2 of 15
+    run.recorder = SimpleNamespace(failures=lambda step, groups: told.append((step, len(groups))))
+    with pytest.raises(RewardError, match=r"failed on 2 of 15 completions of step 1 \(2 timeout\)"):
+        collect(run, never)
+    assert told == [(1, 5)]
 
 
 def test_a_filter_that_keeps_all_needs_one_batch():

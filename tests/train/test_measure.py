@@ -14,9 +14,28 @@ from update_helpers import (
 
 from helpers import make_completion, make_prompts, small_policy
 from ngrpo import objectives
-from ngrpo.train.measure import group_census, update_metrics
+from ngrpo.train.measure import group_census, rollout_metrics, update_metrics
 from ngrpo.train.step import TrainingRow
 from ngrpo.types import Group, Outcome
+
+
+def test_means_of_parts_are_over_what_the_verifier_did_not_fail_on():
+    prompt = make_prompts()[0]
+    outcomes = (
+        Outcome(1.25, True, parts={"judge": 1.0, "form": 0.25}),
+        Outcome(-0.25, False, parts={"judge": 0.0, "form": -0.25}),
+        Outcome(0.0, False, "error"),
+        Outcome(0.5, False, "unparsed", parts={"judge": 0.0, "form": 0.5}),
+    )
+    completions = tuple(make_completion(text) for text in "1234")
+    groups = [Group(prompt, completions, outcomes), Group(prompt, completions[:1], (outcomes[0],))]
+    metrics = rollout_metrics(groups)
+    assert metrics["reward/part/judge"] == 2 / 4
+    assert metrics["reward/part/form"] == 0.75 / 4
+    assert (metrics["reward/error_frac"], metrics["reward/timeout_frac"]) == (1 / 5, 0.0)
+    assert metrics["groups/failed_frac"] == 1 / 2
+    plain = rollout_metrics([Group(prompt, completions[:1], (Outcome(1.0, True),))])
+    assert not [name for name in plain if name.startswith("reward/part/")]
 
 
 def rows_with_ratios(policy, ratios_by_advantage):

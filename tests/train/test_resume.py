@@ -296,7 +296,7 @@ def test_one_process_at_a_time(plain, runs, base):
     _, overrides = plain
     config = short_config(runs, base, *overrides)
     run = assemble(config)
-    with pytest.raises(RunFolderError, match=r"another process is training in .*run"):
+    with pytest.raises(RunFolderError, match=r"another process is at work in .*run"):
         assemble(config, resume=True)
     run.close()
     assemble(config, resume=True).close()

@@ -7,7 +7,16 @@ import typer
 from rich.console import Console
 
 import ngrpo
-from ngrpo.cli import config_commands, explain_command, lab_commands, method_commands, run_commands
+from ngrpo.cli import (
+    compare_command,
+    config_commands,
+    data_commands,
+    explain_command,
+    grade_command,
+    lab_commands,
+    method_commands,
+    run_commands,
+)
 from ngrpo.errors import NgrpoError
 
 app = typer.Typer(
@@ -21,9 +30,12 @@ app = typer.Typer(
 app.command()(lab_commands.quickstart)
 app.command()(run_commands.train)
 app.command("eval")(run_commands.evaluate)
+app.command()(compare_command.compare)
 app.command()(run_commands.export)
+app.command()(grade_command.grade)
 app.command()(explain_command.explain)
 app.command()(method_commands.objectives)
+app.add_typer(data_commands.app)
 app.add_typer(config_commands.app)
 app.add_typer(lab_commands.app)
 app.command()(run_commands.doctor)

@@ -78,55 +78,88 @@ def with_local_model(config: "RunConfig", *, resume: bool) -> "RunConfig":
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A model, checkpoint or run folder, a hub name, or world:countdown.")],
-    data: Annotated[str, typer.Option(help="As data.source of a run file: FILE, hub:org/name, world:..., gym:....")],
-    samples: Annotated[int, typer.Option(min=1, help="Completions per prompt.")] = 8,
-    ks: Annotated[str | None, typer.Option(help="k of pass@k, by commas. Default: 1,2,4,... up to --samples.")] = None,
-    temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 is greedy.")] = 1.0,
-    top_p: Annotated[float, typer.Option(min=1e-6, max=1, help="Nucleus mass.")] = 1.0,
-    top_k: Annotated[int, typer.Option(min=0, help="Likeliest tokens kept; 0 keeps all.")] = 0,
-    max_completion_tokens: Annotated[int, typer.Option(min=1, help="Longest completion, in tokens.")] = 1024,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the samples.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Folder of the results. Default: evals/MODEL--DATA.")] = None,
-    engine: Annotated[str, typer.Option(help="native, or gold (a control that answers with the gold).")] = "native",
-    max_rows: Annotated[int, typer.Option(min=1, help="Completions decoded at the same time.")] = 256,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, float32, float64, bfloat16.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    model: Annotated[
+        str | None, typer.Argument(help="A model, checkpoint or run folder, a hub name, or world:countdown.")
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Argument(metavar="key=value", help="data.* and reward.* as in a run file: data.limit=100."),
     ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="As data.source of a run file: FILE, math500, hub:org/name, world:..., gym:.... Repeatable."),
+    ] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Completions per prompt. Default: 8.")] = None,
+    ks: Annotated[str | None, typer.Option(help="k of pass@k, by commas. Default: 1,2,4,... up to --samples.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="paper: 256 samples, temperature 0.6, top-p 0.95, 4096 tokens. Options win.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, help="Sampling temperature; 0 is greedy. Default: 1.")
+    ] = None,
+    top_p: Annotated[float | None, typer.Option(min=1e-6, max=1, help="Nucleus mass. Default: 1, all.")] = None,
+    top_k: Annotated[int | None, typer.Option(min=0, help="Likeliest tokens kept. Default: 0, all.")] = None,
+    max_completion_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest completion, in tokens. Default: 1024.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the samples. Default: 0.")] = None,
+    profile: Annotated[str | None, typer.Option(help="Of the verifier: strict (default), lenient, paper.")] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="Judge existing samples: of lm-eval, lighteval, or a folder of ours."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the results, of several data sets above them. Default: evals/....")
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="native (default), or gold (a control that answers with the gold).")
+    ] = None,
+    max_rows: Annotated[
+        int | None, typer.Option(min=1, help="Completions decoded at the same time. Default: 256.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto (default), cpu, cuda, mps.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto (default), float32, float64, bfloat16.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON; several as a list.")] = False,
 ) -> None:
-    r"""Sample, grade, and print pass@k with intervals over prompts.
+    r"""Sample, grade, and print pass@k, its area, maj@k and more, with intervals over prompts.
 
-    Writes `samples.jsonl` as it goes: killed and started again, it continues.
+    Writes `samples.jsonl` as it goes: killed and started again, it continues. With `--from` it grades samples that were
+    made before, here or elsewhere; no model is needed.
 
     For example:
 
     `ngrpo eval world:countdown --data world:countdown --samples 64 --max-completion-tokens 12`
 
-    `ngrpo eval runs/tiny/checkpoints/step_000080 --data world:countdown --samples 128 --max-completion-tokens 12`
+    `ngrpo eval my/model --data math500 --data amc23 --data aime2025 --preset paper --out evals/mine`
 
     `ngrpo eval my/model --data math500.parquet --samples 16 --temperature 0.6 --top-p 0.95 data.template=paper`
+
+    `ngrpo eval --from samples_aime25.jsonl --out evals/theirs --profile lenient`
+
+    `ngrpo eval --from evals/mine/math500 --out evals/mine_as_in_the_paper --profile paper`
     """
     from ngrpo.cli.evaluation import EvalOptions, run_evaluation
 
     options = EvalOptions(
         model=model,
-        data=data,
-        num_samples=samples,
+        data=tuple(data or ()),
+        source=source,
         ks=None if ks is None else parse_ks(ks),
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        max_completion_tokens=max_completion_tokens,
-        seed=seed,
         out=out,
-        engine=engine,
-        max_rows=max_rows,
-        device=device,
-        precision=precision,
+        profile=profile,
+        preset=preset,
+        sampling={
+            "samples": samples,
+            "temperature": temperature,
+            "top_p": top_p,
+            "top_k": top_k,
+            "max_completion_tokens": max_completion_tokens,
+            "seed": seed,
+            "engine": engine,
+            "max_rows": max_rows,
+            "device": device,
+            "precision": precision,
+        },
         settings=tuple(settings or ()),
     )
     run_evaluation(options, as_json=as_json)

@@ -68,8 +68,15 @@ def _walk(model: type[Section], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
 
 def section_of(info: FieldInfo) -> type[Section] | None:
     """The section a field holds, optional or not; None for a setting."""
-    candidates = (info.annotation, *get_args(info.annotation))
+    is_union = get_origin(info.annotation) in (Union, UnionType)
+    candidates = get_args(info.annotation) if is_union else (info.annotation,)
     return next((kind for kind in candidates if isinstance(kind, type) and issubclass(kind, Section)), None)
+
+
+def item_of(info: FieldInfo) -> type[Section] | None:
+    """The section that a setting is a list of; None for any other setting."""
+    items = get_args(info.annotation) if get_origin(info.annotation) is list else ()
+    return next((kind for kind in items if isinstance(kind, type) and issubclass(kind, Section)), None)
 
 
 def is_open_table(info: FieldInfo) -> bool:
@@ -120,7 +127,9 @@ def _in_words(annotation: Any, constraints: Iterable[Any] = ()) -> str:
     if origin is tuple:
         return f"a list of {len(arguments)}, each {_in_words(arguments[0])}"
     if origin is list:
-        return f"a list, each {_in_words(arguments[0])}"
+        is_of_tables = isinstance(arguments[0], type) and issubclass(arguments[0], Section)
+        keys = ", ".join(arguments[0].model_fields) if is_of_tables else ""
+        return f"a list of tables with {keys}" if is_of_tables else f"a list, each {_in_words(arguments[0])}"
     bounds = [bound for constraint in constraints for bound in _bounds_in_words(constraint)]
     noun = _NOUNS.get(annotation, "a table")
     return f"{noun}, {' and '.join(bounds)}" if bounds else noun

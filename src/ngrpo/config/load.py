@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError, create_model
 
 from ngrpo.config import preset_files
-from ngrpo.config.fields import field_table, required_leaves
+from ngrpo.config.fields import field_table, item_of, required_leaves
 from ngrpo.config.models import RunConfig, Section
 from ngrpo.config.overrides import Overridden, apply_overrides
 from ngrpo.config.problems import (
@@ -22,6 +22,7 @@ from ngrpo.config.problems import (
     shown,
     unknown_key,
     unusable_values,
+    wrong_item,
     wrong_value,
 )
 from ngrpo.errors import ConfigError
@@ -157,7 +158,11 @@ def _problems_of(line: Any, laid: Overridden, where: str, sections: list[str]) -
     table = field_table()
     parts = [str(part) for part in line["loc"]]
     key = ".".join(parts)
-    if line["type"] == "extra_forbidden":
+    lists = [end for end in range(1, len(parts)) if (name := ".".join(parts[:end])) in table and item_of(table[name])]
+    if lists:  # something in one table of a list of tables
+        key, index, name = ".".join(parts[: lists[0]]), int(parts[lists[0]]), "".join(parts[lists[0] + 1 :][:1])
+        yield wrong_item(_who_set(key, laid, where), key, index, name, _at(laid.tree, key)[index])
+    elif line["type"] == "extra_forbidden":
         typed = [other for other in laid.keys if other == key or other.startswith(f"{key}.")]
         for name in typed or [key]:
             if name in table:

@@ -65,7 +65,7 @@ class Data(Section):
     """Prompts and gold answers."""
 
     source: NonEmptyText
-    """A .parquet or .jsonl file, a folder `datasets` can load, `hub:org/name`, `world:countdown`, or `gym:task`."""
+    """A .parquet or .jsonl file, a folder, `hub:org/name`, `world:countdown`, `gym:task`, one of `ngrpo data list`."""
     split: str = "train"
     """Split of a hub data set or of a tiny world (warm, train, validation, test)."""
     subset: str | None = None
@@ -98,19 +98,46 @@ class Data(Section):
     """Column of the log-probability (nats) of each token of it under its author. Default: the author was certain."""
 
 
+class ShapingTerm(Section):
+    """One term that is added to what the judge gives."""
+
+    name: NonEmptyText
+    """`one_box`, `think_tags`, `regex`, `length`, or `path/to/file.py:function`."""
+    weight: float
+    """What the term is multiplied with before it is added, in reward units; negative takes away."""
+    params: dict[str, Any] = {}
+    """Parameters of that term; docs/rewards.md lists them."""
+
+
 class Reward(Section):
     """How a completion is judged."""
 
     name: str = "auto"
-    """`math`, `world`, `gym`, `path/to/file.py:function`, or `auto`: what fits the data, math for files and the hub."""
+    """`auto` (what fits the data), `math`, `exact`, `numeric`, `choice`, `world`, `gym`, `path/to/file.py:function`."""
+    profile: Literal["strict", "lenient", "paper"] = "strict"
+    """What counts as an answer, and as the same answer, in mathematics: see docs/verifier.md."""
+    absolute_tolerance: Annotated[float, Field(ge=0)] = 0.0
+    """How far a number may be from the gold, for `numeric`. 0: only equal numbers are equal."""
+    relative_tolerance: Annotated[float, Field(ge=0)] = 0.0
+    """The same as a share of the gold; the larger of the two holds."""
+    choices: NonEmptyText = "ABCDE"
+    """Capital letters that may be chosen, for `choice`."""
+    fractional: bool = False
+    """Whether the value is the score of a reasoning-gym task itself, partial credit included, and not 0 or 1."""
     correct_at: float = 1.0
     """A score at or above this is labelled correct (scores of reasoning-gym and of the user's function)."""
     timeout_s: Annotated[float, Field(gt=0)] = 10.0
-    """Deadline for judging one answer, seconds."""
+    """Deadline for judging one answer, seconds of processor time."""
+    num_workers: PositiveInt | None = None
+    """Processes that judge, of `math` and `gym`. Default: as many as there are cores."""
+    max_failed_frac: Fraction = 0.1
+    """Share of a step's completions the judge may fail on (timeout, error) before the run stops; 1 never stops it."""
     allow_execution: list[str] = []
     """reasoning-gym tasks whose scorer may execute model output."""
     abstain_phrases: list[NonEmptyText] = []
     """A wrong completion that contains one of these declined to answer; for methods that tell that apart."""
+    shaping: list[ShapingTerm] = []
+    """Terms added to what the judge gives; the label `correct` stays the judge's."""
 
 
 class Rollout(Section):

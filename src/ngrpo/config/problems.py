@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from ngrpo.config.fields import accepts, choices_of, field_table, is_open_table, section_of, type_in_words
+from ngrpo.config.fields import accepts, choices_of, field_table, is_open_table, item_of, section_of, type_in_words
 from ngrpo.config.literals import parse_literal, to_literal
 
 COMMAND_LINE = "the command line"
@@ -83,6 +83,32 @@ def wrong_value(where: str, key: str, got: Any) -> Problem:
     info = field_table()[key]
     message = f"{key} must be {type_in_words(info)}, got {shown(got)}."
     return Problem(where, key, f"{message}{_advice(key, info, got)}")
+
+
+def wrong_item(where: str, key: str, index: int, name: str, item: Any) -> Problem:
+    """One table of a list of tables lacks a setting, has one too many, or one of a wrong value.
+
+    Args:
+        where: File, preset or `COMMAND_LINE`.
+        key: Of the list.
+        index: Place of the table in it, from 0.
+        name: The setting of the table; empty where the item is no table.
+        item: The table as it is.
+    """
+    section = item_of(field_table()[key])
+    assert section is not None, "only lists of tables have items"
+    settings = section.model_fields
+    place = f"item {index + 1} of {key}"
+    if not isinstance(item, dict):
+        return Problem(where, key, f"{place} must be a table with {', '.join(settings)}, got {shown(item)}.")
+    if name not in settings:
+        near = difflib.get_close_matches(name, settings, n=1, cutoff=0.5)
+        advice = f"Did you mean {near[0]}?" if near else f"It may have: {', '.join(settings)}."
+        return Problem(where, key, f"{place} has no setting {name} (got {shown(item[name])}). {advice}")
+    if name not in item:
+        return Problem(where, key, f"{place} lacks {name} ({(settings[name].description or '').rstrip('.')}). Add it.")
+    words = type_in_words(settings[name])
+    return Problem(where, key, f"{name} in {place} must be {words}, got {shown(item[name])}.")
 
 
 def unusable_values(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, str, str]]:

@@ -67,12 +67,37 @@ def anchors_are_for_training(config: "RunConfig") -> str | None:
     )
 
 
+def reward_settings_are_read(config: "RunConfig") -> str | None:
+    """A setting that the judge does not read would be believed to hold."""
+    reward = config.reward
+    if ".py:" in reward.name:
+        return None  # a function of the user's reads none of them, and goes with any
+    for setting, judges in READERS_OF_REWARD_SETTINGS.items():
+        value = getattr(reward, setting)
+        if value != type(reward).model_fields[setting].default and reward.name not in judges:
+            return (
+                f"reward.{setting} = {value!r} has no effect with reward.name = {reward.name!r}: it is about "
+                f"{' and '.join(judges)}. Leave it out, or choose another judge."
+            )
+    return None
+
+
+READERS_OF_REWARD_SETTINGS = {
+    "profile": ("math", "auto"),
+    "absolute_tolerance": ("numeric",),
+    "relative_tolerance": ("numeric",),
+    "choices": ("choice",),
+    "fractional": ("gym", "auto"),
+}
+"""Settings that only some judges read, and which."""
+
 RULES = (
     training_samples_from_the_whole_distribution,
     every_update_has_a_group,
     warmup_ends_before_the_run,
     anchor_logprobs_have_anchors,
     anchors_are_for_training,
+    reward_settings_are_read,
 )
 
 

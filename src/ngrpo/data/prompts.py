@@ -1,21 +1,27 @@
 """From a source to prompts that a model can be trained or evaluated on."""
 
 import hashlib
-import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Any, Literal
 
+from ngrpo.data.judge import (
+    BadRow,
+    CheckGolds,
+    Columns,
+    Draft,
+    describe_bad_row,
+    find_columns,
+    judge_row,
+    refuse_golds,
+)
+from ngrpo.data.presets import about
 from ngrpo.data.rows import Row, Rows
 from ngrpo.data.sources import read_rows
 from ngrpo.data.templates import Template, make_template
 from ngrpo.errors import DataError
 from ngrpo.types import Prompt
-
-PROMPT_COLUMNS = ("prompt", "problem", "question")
-GOLD_COLUMNS = ("gold", "answer", "solution")
 
 # Bad rows named in full in one message.
 MAX_NAMED_ROWS = 5
@@ -41,35 +47,6 @@ class PromptSet:
         return len(self.prompts)
 
 
-@dataclass(frozen=True, slots=True)
-class _Problem:
-    """Why a row cannot be used: `reason` is counted, `detail` is for the message."""
-
-    row: Row
-    column: str
-    reason: str
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Draft:
-    """A row that looks usable so far."""
-
-    row: Row
-    id: str
-    text: str
-    gold: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Columns:
-    """Which column is what; no id column means the row number."""
-
-    prompt: str
-    gold: str
-    id: str | None
-
-
 def load_prompts(
     source: str,
     tokenizer: Any,
@@ -87,11 +64,11 @@ def load_prompts(
     size: int = 1000,
     seed: int = 0,
     params: Mapping[str, Any] | None = None,
-    check_gold: Callable[[str], str | None] | None = None,
+    check_golds: CheckGolds | None = None,
 ) -> PromptSet:
     """Read a source, put its problems into the template, encode them, and see that every row can be used.
 
-    A row is bad when its gold is missing, empty, neither text nor number, or refused by `check_gold`; when its
+    A row is bad when its gold is missing, empty, neither text nor number, or refused by `check_golds`; when its
     prompt is missing, empty or not text; when its id is missing; or when its prompt has too many tokens. Numbers as
     golds become text (27.0 becomes `27`).
 
@@ -111,7 +88,7 @@ def load_prompts(
         size: Rows to generate.
         seed: Seed of generated rows.
         params: Parameters of a `gym:` task.
-        check_gold: Says why a gold can never be matched, or None; `check_gold` of the reward.
+        check_golds: Says of each gold why it can never be matched, or None; `check_golds` of the reward.
 
     Returns:
         The prompts, at least one.
@@ -123,15 +100,23 @@ def load_prompts(
         MissingExtraError: The source needs an extra that is not installed.
     """
     shape = make_template(template, tokenizer, system_prompt)
-    found = read_rows(source, split=split, subset=subset, limit=limit, size=size, seed=seed, params=params)
-    columns = _Columns(
-        prompt=_find_column(found, prompt_column, PROMPT_COLUMNS, "prompt_column", "the problem text"),
-        gold=_find_column(found, gold_column, GOLD_COLUMNS, "gold_column", "the reference answer"),
-        id=_find_id_column(found, id_column),
+    found = read_rows(
+        source,
+        split=split,
+        subset=subset,
+        limit=limit,
+        size=size,
+        seed=seed,
+        params=params,
+        prompt_column=prompt_column,
+        gold_column=gold_column,
     )
-    judged = [_judge_row(row, columns, found.needs_gold, check_gold) for row in found.rows]
-    drafts = [draft for draft in judged if isinstance(draft, _Draft)]
-    problems = [problem for problem in judged if isinstance(problem, _Problem)]
+    if about(source) is not None:  # its rows have one form, whatever the copy's columns were called
+        prompt_column, gold_column = "problem", "answer"
+    columns = find_columns(found, prompt_column=prompt_column, gold_column=gold_column, id_column=id_column)
+    judged = refuse_golds([judge_row(row, columns, found.needs_gold) for row in found.rows], columns, check_golds)
+    drafts = [draft for draft in judged if isinstance(draft, Draft)]
+    problems = [problem for problem in judged if isinstance(problem, BadRow)]
     _check_ids_unique(found, drafts, columns)
 
     prompts: list[Prompt] = []
@@ -149,88 +134,7 @@ def load_prompts(
     return PromptSet(tuple(prompts), found.name, dict(dropped), _fingerprint(prompts))
 
 
-def _find_column(found: Rows, wanted: str | None, defaults: Sequence[str], setting: str, what: str) -> str:
-    if wanted is not None:
-        if wanted not in found.columns:
-            raise DataError(
-                f"{found.source} has no column {wanted!r} (data.{setting}). Its columns are: {_listed(found)}."
-            )
-        return wanted
-    for name in defaults:
-        if name in found.columns:
-            return name
-    raise DataError(
-        f"{found.source} has none of the columns {', '.join(defaults)} for {what}. Its columns are: {_listed(found)}. "
-        f"Name the right one in data.{setting}."
-    )
-
-
-def _find_id_column(found: Rows, wanted: str | None) -> str | None:
-    if wanted is None:
-        return "id" if "id" in found.columns else None
-    return _find_column(found, wanted, (), "id_column", "a unique id")
-
-
-def _listed(found: Rows) -> str:
-    return ", ".join(found.columns) or "none at all"
-
-
-def _judge_row(
-    row: Row, columns: _Columns, needs_gold: bool, check_gold: Callable[[str], str | None] | None
-) -> _Draft | _Problem:
-    text = row.columns.get(columns.prompt)
-    reason, detail = _fault_of_text(text, "prompt")
-    if reason:
-        return _Problem(row, columns.prompt, reason, detail)
-    raw_gold = row.columns.get(columns.gold)
-    gold = "" if raw_gold is None and not needs_gold else _number_as_text(raw_gold)
-    if needs_gold or gold:
-        reason, detail = _fault_of_text(gold, "gold")
-        if not reason and check_gold is not None:
-            detail = check_gold(gold) or ""
-            reason = "the gold cannot be matched" if detail else ""
-    if reason:
-        return _Problem(row, columns.gold, reason, detail)
-    row_id = row.number if columns.id is None else _number_as_text(row.columns.get(columns.id))
-    if row_id is None or str(row_id).strip() == "":
-        return _Problem(row, columns.id or "", "no id")
-    return _Draft(row, str(row_id), text, gold)
-
-
-def _fault_of_text(value: Any, what: str) -> tuple[str, str]:
-    """Say what is wrong with a prompt or gold: a reason to count and a detail, both empty when it is fine."""
-    if value is None:
-        return f"no {what}", ""
-    if not isinstance(value, str):
-        kinds = "text" if what == "prompt" else "text or a number"
-        return f"the {what} is not {kinds}", f"it is {_kind_of(value)}"
-    if not value.strip():
-        return f"the {what} is empty", ""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return f"the {what} is not valid Unicode", "it has half of a surrogate pair"
-    return "", ""
-
-
-def _kind_of(value: Any) -> str:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return f"the number {value}"
-    return {bool: "true or false", dict: "an object", list: "a list"}.get(type(value), f"a {type(value).__name__}")
-
-
-def _number_as_text(value: Any) -> Any:
-    """Write a number out in full, without an exponent; NaN counts as missing. Everything else comes back as it is."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
-        return value
-    if isinstance(value, int):
-        return str(value)
-    if not math.isfinite(value):
-        return None if math.isnan(value) else value
-    return str(int(value)) if value == int(value) else format(Decimal(str(value)), "f")
-
-
-def _check_ids_unique(found: Rows, drafts: Sequence[_Draft], columns: _Columns) -> None:
+def _check_ids_unique(found: Rows, drafts: Sequence[Draft], columns: Columns) -> None:
     first_rows: dict[str, int] = {}
     for draft in drafts:
         first = first_rows.setdefault(draft.id, draft.row.number)
@@ -273,18 +177,18 @@ def _without_extra_marks(token_ids: Sequence[int], text: str, tokenizer: Any) ->
     return tuple(token_ids[start:])
 
 
-def _judge_length(row: Row, column: str, num_tokens: int, max_prompt_tokens: int | None) -> _Problem | None:
+def _judge_length(row: Row, column: str, num_tokens: int, max_prompt_tokens: int | None) -> BadRow | None:
     if num_tokens == 0:
-        return _Problem(row, column, "the prompt is empty", "it has no tokens")
+        return BadRow(row, column, "the prompt is empty", "it has no tokens")
     if max_prompt_tokens is not None and num_tokens > max_prompt_tokens:
         detail = f"it has {num_tokens} tokens and data.max_prompt_tokens is {max_prompt_tokens}"
-        return _Problem(row, column, "the prompt is too long", detail)
+        return BadRow(row, column, "the prompt is too long", detail)
     return None
 
 
-def _describe_problems(found: Rows, problems: list[_Problem], columns: _Columns, *, can_drop: bool) -> str:
+def _describe_problems(found: Rows, problems: list[BadRow], columns: Columns, *, can_drop: bool) -> str:
     problems = sorted(problems, key=lambda problem: problem.row.number)
-    named = "; ".join(_describe_problem(problem, columns.id) for problem in problems[:MAX_NAMED_ROWS])
+    named = "; ".join(describe_bad_row(problem, columns.id) for problem in problems[:MAX_NAMED_ROWS])
     more = f"; and {len(problems) - MAX_NAMED_ROWS} more" if len(problems) > MAX_NAMED_ROWS else ""
     if can_drop:
         head = f"{len(problems)} of {len(found.rows)} rows cannot be used"
@@ -293,13 +197,6 @@ def _describe_problems(found: Rows, problems: list[_Problem], columns: _Columns,
         head = f"none of its {len(found.rows)} rows can be used"
         advice = "See that data.prompt_column and data.gold_column name the right columns."
     return f"{found.source}: {head}: {named}{more}. {advice}"
-
-
-def _describe_problem(problem: _Problem, id_column: str | None) -> str:
-    row_id = problem.row.columns.get(id_column) if id_column is not None else None
-    identity = f" (id {row_id})" if row_id is not None else ""
-    detail = f" ({problem.detail})" if problem.detail else ""
-    return f"row {problem.row.number}{identity}, field {problem.column!r}: {problem.reason}{detail}"
 
 
 def _fingerprint(prompts: Sequence[Prompt]) -> str:

@@ -8,11 +8,17 @@ from typing import Any
 
 from ngrpo import worlds
 from ngrpo.data.files import read_json_lines, read_parquet
+from ngrpo.data.judge import find_columns
+from ngrpo.data.presets import DataPreset, about, names
+from ngrpo.data.published import as_published
 from ngrpo.data.rows import Row, Rows, number_rows
 from ngrpo.errors import ConfigError, DataError
 from ngrpo.rewards.reasoning_gym import open_task
 
-_FORMS = "a .parquet or .jsonl file, a folder, hub:org/name, world:countdown or gym:chain_sum"
+_FORMS = (
+    "a .parquet or .jsonl file, a folder, hub:org/name, world:countdown, gym:chain_sum, or a published set from the "
+    f"hub (NAME) or from a file (NAME:FILE), NAME being one of {', '.join(names())}"
+)
 
 # Tasks that iterate over sets: items differ between processes unless PYTHONHASHSEED is set (reasoning-gym 0.1.25).
 HASH_SEEDED_TASKS = frozenset(
@@ -30,31 +36,39 @@ def read_rows(
     size: int = 1000,
     seed: int = 0,
     params: Mapping[str, Any] | None = None,
+    prompt_column: str | None = None,
+    gold_column: str | None = None,
 ) -> Rows:
     """Read the rows of a source.
 
     Args:
         source: A .parquet file, a file of JSON lines (.jsonl, .json), a folder that `datasets` can load or has saved,
-            `hub:org/name` (the only form that uses the network), `world:countdown`, or `gym:task`.
+            `hub:org/name`, `world:countdown`, `gym:task`, or a published set (`ngrpo.data.presets`): `NAME` from the
+            hub, `NAME:FILE` from a file or folder. Only `hub:` and `NAME` use the network.
         split: Split of a folder, a hub data set or a world.
         subset: Configuration of a folder or a hub data set.
         limit: Keep only the first rows.
         size: Rows to generate, for `world:` and `gym:`.
         seed: Seed of generated rows.
         params: Parameters of a `gym:` task.
+        prompt_column: For a published set: the copy's column of the problem, where it has an unusual name.
+        gold_column: The same for the answer or solution.
 
     Returns:
         The rows, at least one.
 
     Raises:
-        DataError: The source is missing, unreadable, unreachable or empty.
+        DataError: The source is missing, unreadable, unreachable or empty, or not the published set it is said to be.
         ConfigError: The form of the source is unknown, a setting does not apply to it, or the gym task or its
             parameters are unknown.
         MissingExtraError: A `gym:` source without reasoning-gym.
     """
-    _check_settings(source, subset=subset, params=params)
+    _check_settings(source, split=split, subset=subset, params=params)
     kind, _, rest = source.partition(":")
-    if kind == "gym":
+    preset = about(source)
+    if preset is not None:
+        found = _read_preset(preset, rest, source, prompt_column, gold_column)
+    elif kind == "gym":
         found = _read_gym(rest, size=size, seed=seed, params=params or {})
     elif kind == "world":
         found = _read_world(rest, split=split, size=size, seed=seed)
@@ -69,12 +83,42 @@ def read_rows(
     return Rows(source, found.name, found.rows[:limit], found.columns, found.num_dropped, found.needs_gold)
 
 
-def _check_settings(source: str, *, subset: str | None, params: Mapping[str, Any] | None) -> None:
+def _check_settings(source: str, *, split: str, subset: str | None, params: Mapping[str, Any] | None) -> None:
     if params and not source.startswith("gym:"):
         raise ConfigError(f"data.params are parameters of a gym: task, but data.source is {source!r}. Remove them.")
-    path = Path(source).expanduser()
+    preset, path = about(source), Path(source).expanduser()
+    if preset is not None and (subset is not None or split not in ("train", preset.split)):  # train: the default
+        raise ConfigError(
+            f"data.source = {source!r} names a published set, which is one split already; data.split = {split!r} and "
+            f"data.subset = {subset!r} do not apply. Remove them. The sets are: {', '.join(names())}."
+        )
+    if preset is not None and source == preset.name and path.exists():
+        raise ConfigError(
+            f"data.source = {source!r} is the name of a published set, and of something in the current folder. Write "
+            f"./{source} for that, {source}:./{source} for the set read from it, or hub:{preset.hub} for the hub's."
+        )
     if subset is not None and not source.startswith("hub:") and not path.is_dir():
         raise ConfigError(f"data.subset is for folders and hub data sets, but data.source is {source!r}. Remove it.")
+
+
+def _read_preset(
+    preset: DataPreset, file: str, source: str, prompt_column: str | None, gold_column: str | None
+) -> Rows:
+    if file:
+        found = _read_path(file, split=preset.split, subset=None, limit=None)
+    else:
+        found = _read_subsets(preset)
+        prompt_column, gold_column = prompt_column or preset.prompt_column, gold_column or preset.gold_column
+    columns = find_columns(found, prompt_column=prompt_column, gold_column=gold_column)
+    named = Rows(source, preset.name, found.rows, found.columns)
+    return as_published(preset, named, columns.prompt, columns.gold)
+
+
+def _read_subsets(preset: DataPreset) -> Rows:
+    parts = [_read_hub(preset.hub, split=preset.split, subset=subset) for subset in preset.subsets]
+    records = [row.columns for part in parts for row in part.rows]
+    columns = dict.fromkeys(name for part in parts for name in part.columns)
+    return Rows(f"hub:{preset.hub}", preset.name, number_rows(records), tuple(columns))
 
 
 def _read_path(source: str, *, split: str, subset: str | None, limit: int | None) -> Rows:
@@ -118,7 +162,7 @@ def _read_hub(name: str, *, split: str, subset: str | None) -> Rows:
     except (ConnectionError, TimeoutError) as error:
         raise DataError(
             f"{source} cannot be reached: {_reason(error)}. Check the network, or download the data set and give its "
-            "folder or file as data.source."
+            "folder or file as data.source (NAME:FILE for a published set)."
         ) from error
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
         raise DataError(f"{source} cannot be loaded: {_reason(error)}.") from error

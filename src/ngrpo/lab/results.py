@@ -1,6 +1,5 @@
 """Evaluations of several seeds as one row of numbers with intervals over seeds and prompts."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ngrpo.errors import DataError
-from ngrpo.evaluate.summary import correct_counts, quantity_names, values_by_prompt
-from ngrpo.record import read_jsonl
+from ngrpo.evaluate import read_counts
+from ngrpo.evaluate.summary import quantity_names, values_by_prompt
 from ngrpo.stats import Interval, bootstrap_interval, hierarchical_bootstrap_interval
 
 SHOWN_KS = (1, 8, 64)
@@ -66,17 +65,15 @@ def read_row(name: str, folders: Sequence[Path]) -> Row:
     ids: list[str] | None = None
     by_prompt, entropies = [], []
     for folder in folders:
-        settings = json.loads((folder / "eval.json").read_text(encoding="utf-8"))["settings"]
-        samples = read_jsonl(folder / "samples.jsonl")
-        counts = correct_counts(samples)
-        ids = ids or sorted(counts)
-        if sorted(counts) != ids or {total for total, _ in counts.values()} != {settings["num_samples"]}:
-            raise DataError(f"{folder} has not {settings['num_samples']} samples of each of the other runs' prompts.")
-        ks = tuple(settings["ks"])
-        by_prompt.append(values_by_prompt(settings["num_samples"], np.array([counts[key][1] for key in ids]), ks))
-        entropies.append(_entropy_by_prompt(samples, ids))
+        counts = read_counts(folder)
+        num_samples, ks = counts.settings["num_samples"], tuple(counts.settings["ks"])
+        ids = ids or counts.prompt_ids
+        if counts.prompt_ids != ids or not (counts.num_samples == num_samples).all():
+            raise DataError(f"{folder} has not {num_samples} samples of each of the other runs' prompts.")
+        by_prompt.append(values_by_prompt(num_samples, counts.num_correct, ks))
+        entropies.append(counts.entropy_sums_nats / counts.num_entropy_tokens)
     values = np.stack(by_prompt)
-    names = quantity_names(settings["num_samples"], ks)
+    names = quantity_names(num_samples, ks)
     found = dict(zip(names, _intervals(values), strict=True))
     shown = {f"pass@{k}": found[f"pass@{k}"] for k in SHOWN_KS if k in ks}
     if "auc" in found:
@@ -87,7 +84,7 @@ def read_row(name: str, folders: Sequence[Path]) -> Row:
         name=name,
         num_seeds=len(folders),
         num_prompts=len(ids or ()),
-        num_samples=settings["num_samples"],
+        num_samples=num_samples,
         ks=ks,
         pass_at_k={k: found[f"pass@{k}"] for k in ks},
         values=shown,
@@ -124,14 +121,3 @@ def _intervals(values: NDArray[np.float64]) -> list[Interval]:
         np.atleast_1d(interval.estimate), np.atleast_1d(interval.low), np.atleast_1d(interval.high), strict=True
     )
     return [Interval(*map(float, triple)) for triple in triples]
-
-
-def _entropy_by_prompt(samples: Sequence[dict[str, Any]], ids: Sequence[str]) -> NDArray[np.float64]:
-    """[P] mean entropy per token of each prompt's samples."""
-    place = {key: index for index, key in enumerate(ids)}
-    sums, tokens = np.zeros(len(ids)), np.zeros(len(ids))
-    for sample in samples:
-        index = place[sample["prompt"]]
-        sums[index] += sample["entropy_nats"] * sample["tokens"]
-        tokens[index] += sample["tokens"]
-    return sums / tokens

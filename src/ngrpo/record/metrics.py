@@ -25,6 +25,7 @@ METRICS: dict[str, Metric] = {
     "reward/error_frac": Metric("share", "completions the verifier failed on"),
     "groups/num_sampled": Metric("groups", "groups sampled in this step, refills included"),
     "groups/num_kept": Metric("groups", "groups that entered the update"),
+    "groups/failed_frac": Metric("share", "sampled groups left out because the verifier failed on one of a group"),
     "groups/all_wrong_frac": Metric("share", "sampled groups without a correct completion"),
     "groups/mixed_frac": Metric("share", "sampled groups with correct and wrong completions"),
     "groups/all_right_frac": Metric("share", "sampled groups with correct completions only"),
@@ -95,3 +96,18 @@ METRICS: dict[str, Metric] = {
     "validation/truncated_frac": Metric("share", "validation completions cut off by the token limit"),
     "validation/entropy_nats": Metric("nats", "mean entropy per token on validation prompts"),
 }
+
+FAMILIES: dict[str, Metric] = {
+    "reward/part/": Metric("reward", "mean of what the judge or one shaping term adds to the reward, by its name"),
+}
+"""Metrics whose names end in something of the user's, by what they begin with."""
+
+
+def is_declared(name: str) -> bool:
+    """Whether a metric is in `METRICS` or in one of `FAMILIES`.
+
+    Example:
+        >>> is_declared("reward/mean"), is_declared("reward/part/length"), is_declared("reward/median")
+        (True, True, False)
+    """
+    return name in METRICS or name.startswith(tuple(FAMILIES))

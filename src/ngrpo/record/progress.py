@@ -1,9 +1,10 @@
 """Progress bars with rate and time left, for terminals and for logs."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -18,6 +19,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class RateColumn(ProgressColumn):
@@ -93,3 +97,59 @@ def progress_bar() -> Iterator[Progress]:
     kind = Progress if where.is_terminal else LineProgress
     with kind(*columns, console=where, speed_estimate_period=600.0) as progress:
         yield progress
+
+
+@contextmanager
+def late_bars(patience_s: float = 2.0) -> Iterator[Callable[[str, float], None]]:
+    """Bars for work that is mostly too short for one: each is shown once its stage has taken a while.
+
+    Args:
+        patience_s: Seconds from the first word of a stage until its bar is shown.
+
+    Yields:
+        What to call with the name of a stage and the share of it that is done, 0 to 1.
+    """
+    began_s: dict[str, float] = {}
+    bars: dict[str, TaskID] = {}
+    with ExitStack() as stack:
+        progress: Progress | None = None
+
+        def on_progress(stage: str, share: float) -> None:
+            nonlocal progress
+            now_s = time.monotonic()
+            began_s.setdefault(stage, now_s)
+            if stage not in bars and share < 1.0 and now_s - began_s[stage] >= patience_s:
+                progress = progress or stack.enter_context(progress_bar())
+                bars[stage] = progress.add_task(stage, total=100, unit="%", note="")
+            if progress is not None and stage in bars:
+                progress.update(bars[stage], completed=round(100 * share))
+
+        yield on_progress
+
+
+def with_late_bar(
+    work: Callable[[Sequence[Item]], Sequence[Result]], stage: str, *, batch_size: int = 512, patience_s: float = 2.0
+) -> Callable[[Sequence[Item]], list[Result]]:
+    """The same work on a list, done in batches, with a bar where it takes long.
+
+    Args:
+        work: Takes items and returns one result for each.
+        stage: Name of the bar.
+        batch_size: Items between two updates.
+        patience_s: Seconds until the bar is shown.
+
+    Example:
+        >>> with_late_bar(lambda words: [len(word) for word in words], "measuring", batch_size=1)(["a", "bc"])
+        [1, 2]
+    """
+
+    def in_batches(items: Sequence[Item]) -> list[Result]:
+        results: list[Result] = []
+        with late_bars(patience_s) as on_progress:
+            for start in range(0, len(items), batch_size):
+                on_progress(stage, start / len(items))
+                results.extend(work(items[start : start + batch_size]))
+            on_progress(stage, 1.0)
+        return results
+
+    return in_batches

@@ -10,7 +10,7 @@ from typing import Any
 
 import ngrpo
 
-PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "math-verify", "peft", "reasoning-gym")
+PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "math-verify", "sympy", "peft", "reasoning-gym")
 
 
 def provenance() -> dict[str, Any]:

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ngrpo.record.jsonl import append_lines, keep_lines
-from ngrpo.record.metrics import METRICS
+from ngrpo.record.metrics import is_declared
 from ngrpo.types import Group
+
+NUM_FAILURES = 32
+"""Completions written down when a run stops because the verifier fails."""
 
 
 class Listener(Protocol):
@@ -51,9 +54,9 @@ class Recorder:
 
         Args:
             step: Rollout steps done.
-            metrics: By name; every name is declared in `METRICS`.
+            metrics: By name; every name is declared in `record.metrics`.
         """
-        unknown = sorted(set(metrics) - set(METRICS))
+        unknown = sorted(name for name in metrics if not is_declared(name))
         assert not unknown, f"undeclared metrics {unknown}: declare them in record/metrics.py"
         row = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         append_lines(self.folder / "metrics.jsonl", [{"step": step, **row}])
@@ -81,6 +84,7 @@ class Recorder:
                     "rewards": [outcome.value for outcome in group.outcomes],
                     "correct": [outcome.correct for outcome in group.outcomes],
                     "kinds": [outcome.kind for outcome in group.outcomes],
+                    "parts": _parts_of(group),
                     "tokens": [len(completion.token_ids) for completion in group.completions],
                     "advantages": list(row),
                 }
@@ -89,31 +93,56 @@ class Recorder:
         )
         append_lines(self.folder / "samples.jsonl", self._sample_rows(step, groups))
 
+    def failures(self, step: int, groups: Sequence[Group]) -> None:
+        """Records completions that the verifier failed on, `NUM_FAILURES` at most, for a step that ends there.
+
+        Args:
+            step: The step that was under way; a run that goes on drops these lines and makes the step again.
+            groups: What was sampled.
+        """
+        failed = [
+            (group, place) for group in groups for place, outcome in enumerate(group.outcomes) if outcome.is_failure
+        ]
+        append_lines(
+            self.folder / "samples.jsonl", (_sample_row(step, group, place) for group, place in failed[:NUM_FAILURES])
+        )
+
     def _sample_rows(self, step: int, groups: Sequence[Group]) -> list[dict[str, Any]]:
         """The first completion of evenly spaced groups."""
         count = min(self.num_samples_per_step, len(groups))
-        chosen = [groups[index * len(groups) // count] for index in range(count)]
-        return [
-            {
-                "step": step,
-                "prompt": group.prompt.id,
-                "prompt_text": group.prompt.text,
-                "completion": group.completions[0].text,
-                "gold": group.prompt.gold,
-                "finish_reason": group.completions[0].finish_reason,
-                "reward": group.outcomes[0].value,
-                "correct": group.outcomes[0].correct,
-                "kind": group.outcomes[0].kind,
-                "extracted": group.outcomes[0].extracted,
-                "detail": group.outcomes[0].detail,
-            }
-            for group in chosen
-        ]
+        return [_sample_row(step, groups[index * len(groups) // count], 0) for index in range(count)]
 
     def close(self) -> None:
         """Ends the listeners."""
         for listener in self.listeners:
             listener.close()
+
+
+def _sample_row(step: int, group: Group, place: int) -> dict[str, Any]:
+    """One line of samples.jsonl: one completion of a group with its outcome."""
+    completion, outcome = group.completions[place], group.outcomes[place]
+    return {
+        "step": step,
+        "prompt": group.prompt.id,
+        "prompt_text": group.prompt.text,
+        "completion": completion.text,
+        "gold": group.prompt.gold,
+        "finish_reason": completion.finish_reason,
+        "reward": outcome.value,
+        "parts": dict(outcome.parts),
+        "correct": outcome.correct,
+        "kind": outcome.kind,
+        "extracted": outcome.extracted,
+        "rule": outcome.rule,
+        "normal_form": outcome.normal_form,
+        "detail": outcome.detail,
+    }
+
+
+def _parts_of(group: Group) -> dict[str, list[float | None]]:
+    """What the rewards of a group are the sums of, by part; null where the verifier failed."""
+    names = dict.fromkeys(name for outcome in group.outcomes for name in outcome.parts)
+    return {name: [outcome.parts.get(name) for outcome in group.outcomes] for name in names}
 
 
 class TensorBoardListener:

@@ -4,19 +4,31 @@
 """
 
 from ngrpo.rewards.abstention import AbstentionReward
+from ngrpo.rewards.answers import AnswerReward, choice_reward, exact_reward, numeric_reward
 from ngrpo.rewards.function import FunctionReward, load_function
 from ngrpo.rewards.math import MathReward, grade
 from ngrpo.rewards.protocol import Reward
 from ngrpo.rewards.reasoning_gym import GymReward
+from ngrpo.rewards.shaping import Term, make_term
+from ngrpo.rewards.weighted import ShapedReward, WeightedTerm, part_names
 from ngrpo.rewards.world import WorldReward
 
 __all__ = [
     "AbstentionReward",
+    "AnswerReward",
     "FunctionReward",
     "GymReward",
     "MathReward",
     "Reward",
+    "ShapedReward",
+    "Term",
+    "WeightedTerm",
     "WorldReward",
+    "choice_reward",
+    "exact_reward",
     "grade",
     "load_function",
+    "make_term",
+    "numeric_reward",
+    "part_names",
 ]

@@ -10,7 +10,8 @@ from ngrpo.types import Completion, Outcome, Prompt
 class AbstentionReward:
     """Another reward's verdicts, with wrong completions that decline to answer told apart as `abstained`.
 
-    Their value and label stay what they were. A right answer is right, whatever else it says.
+    Their value and label stay what they were. A right answer is right, whatever else it says, and where the other
+    reward failed (`timeout`, `error`) nobody knows what it is.
 
     Args:
         inner: Judges.
@@ -33,7 +34,9 @@ class AbstentionReward:
         """Judge a batch; see `Reward`."""
         outcomes = self.inner(prompts, completions)
         return [
-            replace(outcome, kind="abstained") if not outcome.correct and self._declines(completion.text) else outcome
+            replace(outcome, kind="abstained")
+            if not (outcome.correct or outcome.is_failure) and self._declines(completion.text)
+            else outcome
             for outcome, completion in zip(outcomes, completions, strict=True)
         ]
 
@@ -41,9 +44,9 @@ class AbstentionReward:
         folded = text.casefold()
         return any(phrase in folded for phrase in self._phrases)
 
-    def check_gold(self, gold: str) -> str | None:
+    def check_golds(self, golds: Sequence[str]) -> list[str | None]:
         """As the reward that judges."""
-        return self.inner.check_gold(gold)
+        return self.inner.check_golds(golds)
 
     def close(self) -> None:
         """Ends what the reward that judges holds."""

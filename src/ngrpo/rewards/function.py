@@ -4,8 +4,9 @@ import importlib.util
 import inspect
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,109 @@ from ngrpo.errors import RewardError
 from ngrpo.rewards.worker import describe
 from ngrpo.types import Completion, Outcome, Prompt
 
-_SIGNATURE = "prompts, completions, golds, rows"
+ARGUMENTS = ("prompts", "completions", "golds", "rows")
+"""What a reward function is called with."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowFailure:
+    """What came of one row instead of a score.
+
+    Attributes:
+        detail: What was raised, and where in the user's file; or what else went wrong.
+    """
+
+    detail: str
+
+
+class BatchFunction:
+    """A function of the user's that takes a whole batch; where that raises, one row after the other, to find the row.
+
+    Args:
+        function: Called with lists as keyword arguments: those of `ARGUMENTS`, and `more`.
+        name: What to call it in messages, with what it is for: `reward function f.py:score`.
+        more: Names of further lists that it gets.
+
+    Raises:
+        RewardError: When made: the function does not take those arguments. When called: it raised for every row, or
+            returned something else than a list with one result per completion.
+    """
+
+    def __init__(self, function: Callable[..., Any], *, name: str, more: Sequence[str] = ()) -> None:
+        self._function = function
+        self.name = name
+        names = (*ARGUMENTS, *more)
+        try:
+            inspect.signature(function).bind(**{name: [] for name in names})
+        except TypeError as error:
+            raise RewardError(
+                f"{name} cannot be called with the keyword arguments {', '.join(names)}: {error}. Take all of them, or "
+                "those you need and **kwargs."
+            ) from error
+        except ValueError:  # written in C: its signature cannot be read, calling it will tell
+            pass
+
+    def __call__(
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion], **more: Sequence[Any]
+    ) -> list[Any | RowFailure]:
+        """What the function returned for each completion, unread, or how it failed.
+
+        Args:
+            prompts: One per completion.
+            completions: What was answered.
+            **more: The further lists.
+        """
+        if len(prompts) != len(completions):
+            raise ValueError(f"{len(prompts)} prompts and {len(completions)} completions: one of each is needed")
+        if not prompts:
+            return []
+        try:
+            results = self._call(prompts, completions, **more)
+        except Exception:  # noqa: BLE001  user code may raise anything; the rows are told apart below
+            return self._row_by_row(prompts, completions, **more)
+        return self._listed(results, prompts)
+
+    def _call(self, prompts: Sequence[Prompt], completions: Sequence[Completion], **more: Sequence[Any]) -> Any:
+        result = self._function(
+            prompts=[prompt.text for prompt in prompts],
+            completions=[completion.text for completion in completions],
+            golds=[prompt.gold for prompt in prompts],
+            rows=[dict(prompt.columns) for prompt in prompts],
+            **{name: list(values) for name, values in more.items()},
+        )
+        return list(result) if isinstance(result, Iterable) else result  # a generator raises while it is read
+
+    def _row_by_row(
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion], **more: Sequence[Any]
+    ) -> list[Any | RowFailure]:
+        found: list[Any | RowFailure] = []
+        first_error: Exception | None = None
+        for index, prompt in enumerate(prompts):
+            own = {name: [values[index]] for name, values in more.items()}
+            try:
+                results = self._call([prompt], [completions[index]], **own)
+            except Exception as error:  # noqa: BLE001  user code may raise anything
+                first_error = first_error or error
+                found.append(RowFailure(f"{describe(error)}{_line_of(error)}"))
+            else:
+                found += self._listed(results, [prompt])
+        failures = [each for each in found if isinstance(each, RowFailure)]
+        if len(failures) == len(found):
+            raise RewardError(
+                f"{self.name} raised for each of {len(found)} rows, first for {place_of(prompts[0])}: "
+                f"{failures[0].detail}. Mend the function."
+            ) from first_error
+        return found
+
+    def _listed(self, results: Any, prompts: Sequence[Prompt]) -> list[Any]:
+        if not isinstance(results, list):
+            raise RewardError(f"{self.name} returned {short(results)} and not a list with one score per completion.")
+        if len(results) != len(prompts):
+            raise RewardError(
+                f"{self.name} returned {len(results)} scores for {len(prompts)} completions, the first of "
+                f"{place_of(prompts[0])}. Return one score per completion, in the same order."
+            )
+        return results
 
 
 class FunctionReward:
@@ -42,86 +145,31 @@ class FunctionReward:
     """
 
     def __init__(self, function: Callable[..., Any], *, name: str, correct_at: float = 1.0) -> None:
-        self._function = function
-        self._name = name
+        self._function = BatchFunction(function, name=f"reward function {name}")
         self._correct_at = correct_at
-        try:
-            inspect.signature(function).bind(prompts=[], completions=[], golds=[], rows=[])
-        except TypeError as error:
-            raise RewardError(
-                f"reward function {name} cannot be called with the keyword arguments {_SIGNATURE}: {error}. Take all "
-                "four, or those you need and **kwargs."
-            ) from error
-        except ValueError:  # written in C: its signature cannot be read, calling it will tell
-            pass
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Outcome]:
         """Call the function on the batch; where that raises, on each row by itself, to find the row."""
-        if len(prompts) != len(completions):
-            raise ValueError(f"{len(prompts)} prompts and {len(completions)} completions: one of each is needed")
-        if not prompts:
-            return []
-        try:
-            results = self._call(prompts, completions)
-        except Exception:  # noqa: BLE001  user code may raise anything; the rows are told apart below
-            return self._row_by_row(prompts, completions)
-        return self._read(results, prompts)
+        results = self._function(prompts, completions)
+        return [self._read(result, prompt) for result, prompt in zip(results, prompts, strict=True)]
 
-    def check_gold(self, gold: str) -> None:
+    def check_golds(self, golds: Sequence[str]) -> list[str | None]:
         """Every gold is fine: what it means is the function's business."""
+        return [None] * len(golds)
 
     def close(self) -> None:
         """Nothing is held."""
 
-    def _call(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Any:
-        return self._function(
-            prompts=[prompt.text for prompt in prompts],
-            completions=[completion.text for completion in completions],
-            golds=[prompt.gold for prompt in prompts],
-            rows=[dict(prompt.columns) for prompt in prompts],
-        )
-
-    def _row_by_row(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Outcome]:
-        outcomes: list[Outcome] = []
-        first_error: Exception | None = None
-        for prompt, completion in zip(prompts, completions, strict=True):
-            try:
-                result = self._call([prompt], [completion])
-            except Exception as error:  # noqa: BLE001  user code may raise anything
-                first_error = first_error or error
-                detail = f"{_place(prompt)}: {describe(error)}{_line_of(error)}"
-                outcomes.append(Outcome(value=0.0, correct=False, kind="error", detail=detail))
-            else:
-                outcomes.extend(self._read(result, [prompt]))
-        if first_error is not None and all(outcome.kind == "error" for outcome in outcomes):
-            raise RewardError(
-                f"reward function {self._name} raised for each of {len(outcomes)} rows, first for "
-                f"{outcomes[0].detail}. Mend the function."
-            ) from first_error
-        return outcomes
-
-    def _read(self, results: Any, prompts: Sequence[Prompt]) -> list[Outcome]:
-        try:
-            values = list(results)
-        except TypeError:
-            raise RewardError(
-                f"reward function {self._name} returned {_short(results)} and not a list with one score per completion."
-            ) from None
-        if len(values) != len(prompts):
-            raise RewardError(
-                f"reward function {self._name} returned {len(values)} scores for {len(prompts)} completions, the first "
-                f"of {_place(prompts[0])}. Return one score per completion, in the same order."
-            )
-        return [self._read_one(value, prompt) for value, prompt in zip(values, prompts, strict=True)]
-
-    def _read_one(self, result: Any, prompt: Prompt) -> Outcome:
+    def _read(self, result: Any, prompt: Prompt) -> Outcome:
+        if isinstance(result, RowFailure):
+            return Outcome(value=0.0, correct=False, kind="error", detail=result.detail)
         is_pair = isinstance(result, (tuple, list)) and len(result) == 2
-        value = _as_float(result[0] if is_pair else result)
-        label = _as_float(result[1]) if is_pair else None
+        value = as_number(result[0] if is_pair else result)
+        label = as_number(result[1]) if is_pair else None
         if value is None or (is_pair and label not in (0.0, 1.0)):
             raise RewardError(
-                f"reward function {self._name} returned {_short(result)} for {_place(prompt)}. A score is a finite "
-                "number, or a pair of a finite number and True or False."
+                f"{self._function.name} returned {short(result)} for {place_of(prompt)}. A score is a finite number, "
+                "or a pair of a finite number and True or False."
             )
         return Outcome(value=value, correct=bool(label) if is_pair else value >= self._correct_at)
 
@@ -141,13 +189,29 @@ def load_function(spec: str, *, correct_at: float = 1.0) -> FunctionReward:
         RewardError: There is no such file or function, the file cannot be imported, or the function does not take
             the arguments it will get.
     """
+    return FunctionReward(import_function(spec, "reward.name"), name=spec, correct_at=correct_at)
+
+
+def import_function(spec: str, setting: str) -> Callable[..., Any]:
+    """Import one function from a file.
+
+    Args:
+        spec: `path/to/file.py:name`, as for `load_function`.
+        setting: What named it, for messages: `reward.name`.
+
+    Returns:
+        What goes by that name in the file.
+
+    Raises:
+        RewardError: There is no such file or function, or the file cannot be imported.
+    """
     path_text, colon, name = spec.rpartition(":")
     if not colon or not path_text.endswith(".py") or not name.isidentifier():
-        raise RewardError(f"reward.name = {spec!r} does not name a function. Write it as path/to/file.py:function.")
+        raise RewardError(f"{setting} = {spec!r} does not name a function. Write it as path/to/file.py:function.")
     path = Path(path_text).expanduser()
     if not path.is_file():
-        raise RewardError(f"reward.name = {spec!r}: there is no file {path_text}.")
-    module = _import_file(path, spec)
+        raise RewardError(f"{setting} = {spec!r}: there is no file {path_text}.")
+    module = _import_file(path, f"{setting} = {spec!r}")
     if not hasattr(module, name):
         functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
         raise RewardError(
@@ -155,11 +219,11 @@ def load_function(spec: str, *, correct_at: float = 1.0) -> FunctionReward:
         )
     function = getattr(module, name)
     if not callable(function):
-        raise RewardError(f"{name!r} in {path_text} is {_short(function)}, which cannot be called.")
-    return FunctionReward(function, name=f"{path_text}:{name}", correct_at=correct_at)
+        raise RewardError(f"{name!r} in {path_text} is {short(function)}, which cannot be called.")
+    return function
 
 
-def _import_file(path: Path, spec: str) -> Any:
+def _import_file(path: Path, place: str) -> Any:
     module_name = f"ngrpo_user_reward_{path.stem}"
     module_spec = importlib.util.spec_from_file_location(module_name, path)
     module = importlib.util.module_from_spec(module_spec)
@@ -169,14 +233,12 @@ def _import_file(path: Path, spec: str) -> Any:
             module_spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # user code may raise anything
         del sys.modules[module_name]
-        raise RewardError(
-            f"reward.name = {spec!r}: importing {path} failed: {describe(error)}{_line_of(error)}."
-        ) from error
+        raise RewardError(f"{place}: importing {path} failed: {describe(error)}{_line_of(error)}.") from error
     return module
 
 
 @contextmanager
-def _importable(folder: Path) -> Any:
+def _importable(folder: Path) -> Iterator[None]:
     entry = str(folder.resolve())
     sys.path.insert(0, entry)
     try:
@@ -185,22 +247,24 @@ def _importable(folder: Path) -> Any:
         sys.path.remove(entry)
 
 
-def _as_float(value: Any) -> float | None:
+def as_number(value: Any) -> float | None:
     """Turn a number of Python, numpy or torch into a float; None for anything that is not a finite number."""
     if isinstance(value, str) or not hasattr(value, "__float__"):
         return None
     try:
         number = float(value)
-    except (TypeError, ValueError, OverflowError, RuntimeError):  # an array of several numbers, a huge integer
+    except Exception:  # noqa: BLE001  an array of several numbers, a huge integer, a class of the user's
         return None
     return number if math.isfinite(number) else None
 
 
-def _place(prompt: Prompt) -> str:
+def place_of(prompt: Prompt) -> str:
+    """Where a prompt came from, for messages."""
     return f"{prompt.source} (id {prompt.id})" if prompt.source else f"prompt {prompt.id}"
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value as Python writes it, cut where it is long."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 

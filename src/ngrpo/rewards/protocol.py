@@ -25,8 +25,8 @@ class Reward(Protocol):
         """
         ...
 
-    def check_gold(self, gold: str) -> str | None:
-        """Say why this gold can never be matched, or None when it can. Called once per row, before training."""
+    def check_golds(self, golds: Sequence[str]) -> list[str | None]:
+        """Say of each gold why it can never be matched, or None when it can. Called once with all, before training."""
         ...
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
-r"""Judging by the scorer of a reasoning-gym task, as right or wrong.
+r"""Judging by the scorer of a reasoning-gym task, as right or wrong, or by its score.
 
 The scorers give partial credit (0.1 for the right number in a sentence, 0.01 for nothing at all), raise on some
 answers, take for ever over others (`1e9999999999` as a fraction), and nine of them execute what the model wrote. So a
-score counts only from `correct_at` upwards, all scoring happens in a worker process with a deadline, and the nine are
+score counts only from `correct_at` upwards, all scoring happens in worker processes with a deadline, and the nine are
 refused unless they are allowed by name.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from ngrpo.errors import ConfigError, DataError, MissingExtraError, RewardError
 from ngrpo.rewards.extract import last_boxed, last_tagged, outside_thought
-from ngrpo.rewards.worker import Worker
+from ngrpo.rewards.pool import Pool, Reply
 from ngrpo.types import Completion, Outcome, Prompt
 
 # Scorers that pass the answer to eval() or to sympy's parse_expr(), which is eval() too (reasoning-gym 0.1.25).
@@ -26,7 +26,7 @@ _ENTRY_KEYS = ("question", "answer", "metadata")
 
 
 class GymReward:
-    r"""Value 1.0 where the task's scorer gives at least `correct_at`, else 0.0.
+    r"""Value 1.0 where the task's scorer gives at least `correct_at`, else 0.0; or the score itself.
 
     What is scored is the last complete `<answer>...</answer>` or `\boxed{...}` outside of `<think>...</think>`, else
     the whole completion; stripped in each case. The entry to score against is the source row of the prompt
@@ -38,7 +38,9 @@ class GymReward:
         seed: Seed the data were made with.
         size: Number of rows the data were made with.
         correct_at: Score from which an answer is right.
-        timeout_s: Wall-clock seconds for scoring one answer.
+        is_fractional: The value is the score, partial credit included; the label stays by `correct_at`.
+        timeout_s: Seconds of processor time for scoring one answer; see `Pool`.
+        num_workers: Most worker processes; by default as many as there are cores.
         allow_execution: Tasks whose scorer may execute model output.
 
     Raises:
@@ -55,7 +57,9 @@ class GymReward:
         seed: int = 0,
         size: int = 1,
         correct_at: float = 1.0,
+        is_fractional: bool = False,
         timeout_s: float = 10.0,
+        num_workers: int | None = None,
         allow_execution: Collection[str] = (),
     ) -> None:
         if task in EXECUTING_TASKS and task not in allow_execution:
@@ -64,38 +68,51 @@ class GymReward:
                 f'another task, or accept that with reward.allow_execution = ["{task}"].'
             )
         settings = dict(params or {})
-        open_task(task, params=settings, seed=seed, size=size)  # complain here, not in the worker
-        self._correct_at = correct_at
-        self._worker = Worker(make_scorer, args=(task, settings, seed, size), deadline_s=timeout_s)
+        open_task(task, params=settings, seed=seed, size=size)  # complain here, not in a worker
+        self._correct_at, self._is_fractional = correct_at, is_fractional
+        self._pool = Pool(make_scorer, args=(task, settings, seed, size), deadline_s=timeout_s, num_workers=num_workers)
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Outcome]:
         """Score each completion against the row of its prompt."""
-        return [self._score(prompt, completion.text) for prompt, completion in zip(prompts, completions, strict=True)]
+        for prompt in prompts:
+            _check_row(prompt)
+        answers = [extract_answer(completion.text) for completion in completions]
+        pairs = zip(prompts, answers, strict=True)
+        replies = iter(self._pool.map([(answer, dict(prompt.columns)) for prompt, answer in pairs if answer]))
+        return [self._outcome(answer, next(replies)) if answer else _no_answer(answer) for answer in answers]
 
-    def check_gold(self, gold: str) -> None:
+    def check_golds(self, golds: Sequence[str]) -> list[str | None]:
         """Every gold is fine: the scorer reads the whole row."""
+        return [None] * len(golds)
 
     def close(self) -> None:
-        """End the worker process, if one runs."""
-        self._worker.close()
+        """End the worker processes, if any run."""
+        self._pool.close()
 
-    def _score(self, prompt: Prompt, completion_text: str) -> Outcome:
-        missing = [key for key in _ENTRY_KEYS if key not in prompt.columns]
-        if missing:
-            raise DataError(
-                f"{prompt.source or 'prompt ' + prompt.id} has no {missing[0]!r}, which reasoning-gym scores with. The "
-                "gym reward is for prompts of a gym: source; set reward.name to what fits these data."
-            )
-        answer = extract_answer(completion_text)
-        if not answer:
-            detail = "<think> is not closed" if answer is None else "nothing was answered"
-            return Outcome(value=0.0, correct=False, kind="unparsed", detail=detail)
-        reply = self._worker.call(answer, dict(prompt.columns))
+    def _outcome(self, answer: str, reply: Reply) -> Outcome:
+        if reply.status == "ok" and not 0.0 <= reply.value <= 1.0:
+            detail = f"the scorer gave {reply.value:g}, which is no score"
+            return Outcome(value=0.0, correct=False, kind="error", extracted=answer, detail=detail)
         if reply.status == "ok":
             correct = reply.value >= self._correct_at - 1e-9
-            return Outcome(value=float(correct), correct=correct, extracted=answer, detail=f"score {reply.value:g}")
+            value = reply.value if self._is_fractional else float(correct)
+            return Outcome(value=value, correct=correct, extracted=answer, detail=f"score {reply.value:g}")
         kind = "timeout" if reply.status == "timeout" else "error"
         return Outcome(value=0.0, correct=False, kind=kind, extracted=answer, detail=reply.detail)
+
+
+def _check_row(prompt: Prompt) -> None:
+    missing = [key for key in _ENTRY_KEYS if key not in prompt.columns]
+    if missing:
+        raise DataError(
+            f"{prompt.source or 'prompt ' + prompt.id} has no {missing[0]!r}, which reasoning-gym scores with. The "
+            "gym reward is for prompts of a gym: source; set reward.name to what fits these data."
+        )
+
+
+def _no_answer(answer: str | None) -> Outcome:
+    detail = "<think> is not closed" if answer is None else "nothing was answered"
+    return Outcome(value=0.0, correct=False, kind="unparsed", detail=detail)
 
 
 def extract_answer(completion_text: str) -> str | None:
@@ -161,6 +178,6 @@ def open_task(task: str, *, params: Mapping[str, Any], seed: int, size: int) -> 
 
 
 def make_scorer(task: str, params: dict[str, Any], seed: int, size: int) -> Callable[[str, dict[str, Any]], float]:
-    """Open the task and return its scorer as a function of answer and entry. Runs in the worker."""
+    """Open the task and return its scorer as a function of answer and entry. Runs in the workers."""
     dataset = open_task(task, params=params, seed=seed, size=size)
     return lambda answer, entry: float(dataset.score_answer(answer, entry))

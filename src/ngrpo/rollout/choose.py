@@ -1,86 +1,151 @@
-"""From names to live rewards and engines, for training and evaluation alike."""
+"""From settings to live rewards and engines, for training and evaluation alike."""
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Callable
 
 from ngrpo import worlds
+from ngrpo.config import Data
+from ngrpo.config import Reward as RewardSettings
 from ngrpo.errors import ConfigError
 from ngrpo.policy import Policy
-from ngrpo.rewards import AbstentionReward, GymReward, MathReward, Reward, WorldReward, load_function
+from ngrpo.rewards import (
+    AbstentionReward,
+    GymReward,
+    MathReward,
+    Reward,
+    ShapedReward,
+    WeightedTerm,
+    WorldReward,
+    choice_reward,
+    exact_reward,
+    load_function,
+    make_term,
+    numeric_reward,
+    part_names,
+)
 from ngrpo.rewards.math import final_answer
 from ngrpo.rollout.engine import Engine, SampleRequest
 from ngrpo.rollout.native import NativeEngine
 from ngrpo.rollout.scripted import ScriptedEngine
 
 
-def reward_for(
-    name: str,
-    *,
-    source: str,
-    params: Mapping[str, Any],
-    seed: int,
-    size: int,
-    correct_at: float,
-    timeout_s: float,
-    allow_execution: Collection[str],
-    abstain_phrases: Sequence[str] = (),
-) -> Reward:
-    """Finds the reward that a name means on these data.
+def reward_for(settings: RewardSettings, data: Data) -> Reward:
+    """Makes the reward that the settings name, for these data.
 
     Args:
-        name: `auto`, `math`, `world`, `gym`, or `path/to/file.py:function`.
-        source: Where the prompts come from; decides what `auto` is.
-        params: Parameters of a reasoning-gym task.
-        seed: Seed of generated rows.
-        size: Number of generated rows.
-        correct_at: Score from which an answer is correct.
-        timeout_s: Deadline for judging one answer, seconds.
-        allow_execution: reasoning-gym tasks whose scorer may execute model output.
-        abstain_phrases: What a completion says that declines to answer; none leaves two verdicts.
+        settings: The reward section.
+        data: Where the prompts come from: decides what `auto` is, and says what a world or a gym task is made of.
 
     Raises:
-        ConfigError: No such reward, or one that does not fit the data.
-        RewardError: The function cannot be used, or the scorer is refused.
+        ConfigError: No such reward or shaping term, or one that does not fit the data.
+        RewardError: A function cannot be used, or a scorer is refused.
     """
-    if abstain_phrases:
-        judge = reward_for(
-            name,
-            source=source,
-            params=params,
-            seed=seed,
-            size=size,
-            correct_at=correct_at,
-            timeout_s=timeout_s,
-            allow_execution=allow_execution,
-        )
-        return AbstentionReward(judge, abstain_phrases)
-    scheme, _, rest = source.partition(":")
+    terms = shaping_terms(settings)
+    reward = _judge(settings, data)
+    if settings.abstain_phrases:
+        reward = AbstentionReward(reward, settings.abstain_phrases)
+    return ShapedReward(reward, terms) if terms else reward
+
+
+def _judge(settings: RewardSettings, data: Data) -> Reward:
+    """The reward before anything is added to it."""
+    name, scheme = settings.name, data.source.partition(":")[0]
     if name == "auto":
-        name = {"world": "world", "gym": "gym"}.get(scheme, "math")
-    if name == "math":
-        return MathReward(timeout_s)
+        name = scheme if scheme in ("world", "gym") else "math"
     if ".py:" in name:
-        return load_function(name, correct_at=correct_at)
-    if name not in ("world", "gym"):
+        return load_function(name, correct_at=settings.correct_at)
+    if name not in JUDGES:
         raise ConfigError(
-            f"reward.name = {name!r} is none of auto, math, world, gym, or path/to/file.py:function. Choose one."
+            f"reward.name = {name!r} is none of auto, {', '.join(JUDGES)}, or path/to/file.py:function. Choose one."
         )
-    if scheme != name:
+    if name in ("world", "gym") and scheme != name:
         raise ConfigError(
-            f"reward.name = {name!r} judges prompts of a {name}: source, but data.source is {source!r}. "
-            "Use reward.name = 'auto', or 'math', or a function of your own."
+            f"reward.name = {name!r} judges prompts of a {name}: source, but data.source is {data.source!r}. "
+            "Use reward.name = 'auto', or another, or a function of your own."
         )
-    if name == "world":
-        return WorldReward(worlds.get(rest).check)
-    return GymReward(
-        rest,
-        params=params,
-        seed=seed,
-        size=size,
-        correct_at=correct_at,
-        timeout_s=timeout_s,
-        allow_execution=allow_execution,
+    return JUDGES[name](settings, data)
+
+
+def _math(settings: RewardSettings, data: Data) -> Reward:
+    return MathReward(settings.profile, timeout_s=settings.timeout_s, num_workers=settings.num_workers)
+
+
+def _exact(settings: RewardSettings, data: Data) -> Reward:
+    return exact_reward()
+
+
+def _numeric(settings: RewardSettings, data: Data) -> Reward:
+    return numeric_reward(
+        absolute_tolerance=settings.absolute_tolerance, relative_tolerance=settings.relative_tolerance
     )
+
+
+def _choice(settings: RewardSettings, data: Data) -> Reward:
+    return choice_reward(settings.choices)
+
+
+def _world(settings: RewardSettings, data: Data) -> Reward:
+    return WorldReward(worlds.get(data.source.partition(":")[2]).check)
+
+
+def _gym(settings: RewardSettings, data: Data) -> Reward:
+    return GymReward(
+        data.source.partition(":")[2],
+        params=data.params,
+        seed=data.seed,
+        size=data.size,
+        correct_at=settings.correct_at,
+        is_fractional=settings.fractional,
+        timeout_s=settings.timeout_s,
+        num_workers=settings.num_workers,
+        allow_execution=settings.allow_execution,
+    )
+
+
+JUDGES: dict[str, Callable[[RewardSettings, Data], Reward]] = {
+    "math": _math,
+    "exact": _exact,
+    "numeric": _numeric,
+    "choice": _choice,
+    "world": _world,
+    "gym": _gym,
+}
+"""The judges that have a name. Each gives values from 0 to 1; only a function of the user's may give others."""
+
+
+def shaping_terms(settings: RewardSettings) -> list[WeightedTerm]:
+    """Makes the terms of `reward.shaping`.
+
+    Raises:
+        ConfigError: No such term or parameter, or a value that cannot be.
+        RewardError: A function cannot be loaded or used.
+    """
+    names = part_names([term.name for term in settings.shaping])
+    return [
+        WeightedTerm(name, term.weight, make_term(term.name, term.params))
+        for name, term in zip(names, settings.shaping, strict=True)
+    ]
+
+
+def reward_bounds(settings: RewardSettings) -> tuple[float, float] | None:
+    """The least and the most that a completion can earn, shaping included; None where the user's own function judges.
+
+    Raises:
+        ConfigError: As `shaping_terms`.
+        RewardError: As `shaping_terms`.
+
+    Example:
+        >>> from ngrpo.config import ShapingTerm
+        >>> brevity = ShapingTerm(name="length", weight=0.5, params={"budget_tokens": 100, "span_tokens": 100})
+        >>> form = ShapingTerm(name="one_box", weight=0.1)
+        >>> reward_bounds(RewardSettings(shaping=[brevity, form]))
+        (-0.5, 1.1)
+    """
+    bounds = [term.bounds for term in shaping_terms(settings)]
+    if ".py:" in settings.name:
+        return None
+    # Summed as rewards are, so that the largest reward is not above the bound by a rounding.
+    return math.fsum([0.0, *(low for low, _ in bounds)]), math.fsum([1.0, *(high for _, high in bounds)])
 
 
 def engine_for(name: str, policy: Policy, *, max_rows: int, answers_are_boxed: bool) -> Engine:
@@ -118,4 +183,6 @@ def boxed_gold(gold: str) -> str:
 
 def is_boxed(reward: Reward) -> bool:
     r"""Whether a reward looks for its answer in `\boxed{...}`."""
-    return isinstance(getattr(reward, "inner", reward), MathReward)
+    while hasattr(reward, "inner"):
+        reward = reward.inner
+    return isinstance(reward, MathReward)

@@ -2,33 +2,18 @@
 
 Axes: S seeds (runs), P prompts, R resamples; any further axes are quantities resampled together. What is published
 (pass@k, its area, differences of two models on the same prompts) is a mean over prompts of one number per prompt, so
-the mean is the only statistic here.
+the mean is the only statistic here. For such a number in [0, 1] of a single run, `mean_interval` and `paired_interval`
+hold the truth more often: with 30 prompts these here are too narrow.
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ngrpo.errors import ConfigError, DataError
+from ngrpo.stats.intervals import Interval
 
 BLOCK_VALUES = 1 << 22
 """Resampled indices held at once; bounds memory."""
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A mean and its bootstrap interval; floats, or arrays where several quantities were resampled together.
-
-    Attributes:
-        estimate: The mean over all prompts (and seeds).
-        low: Lower end.
-        high: Upper end.
-    """
-
-    estimate: NDArray[np.float64] | float
-    low: NDArray[np.float64] | float
-    high: NDArray[np.float64] | float
 
 
 def bootstrap_interval(

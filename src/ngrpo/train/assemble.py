@@ -22,7 +22,7 @@ from ngrpo.policy import (
     sensible_threads,
 )
 from ngrpo.policy.load import ignored_generation_settings
-from ngrpo.record import Recorder, console
+from ngrpo.record import Recorder, console, hold_folder, with_late_bar
 from ngrpo.rewards import Reward
 from ngrpo.rollout import Engine, Sampling, engine_for, is_boxed, reward_for
 from ngrpo.train.anchors import check_anchors
@@ -39,7 +39,6 @@ from ngrpo.train.run_folder import (
     check_same_settings,
     folder_of,
     forget_unsaved,
-    hold_folder,
     make_listeners,
     read_run_file,
     start_folder,
@@ -138,7 +137,7 @@ def assemble(config: RunConfig, *, resume: bool = False) -> TrainingRun:
     described = read_run_file(folder) if resume else None
     if described is not None:
         check_same_settings(described, config, folder)
-    lock = hold_folder(folder)
+    lock = hold_folder(folder, advice="choose another run.name")
     try:
         return _assemble(config, objective, folder, lock, described)
     except BaseException:
@@ -284,22 +283,12 @@ def load_data(
     Raises:
         UserError: Rows or reward cannot be used.
     """
-    reward = reward_for(
-        judge.name,
-        source=data.source,
-        params=data.params,
-        seed=data.seed,
-        size=data.size,
-        correct_at=judge.correct_at,
-        timeout_s=judge.timeout_s,
-        allow_execution=judge.allow_execution,
-        abstain_phrases=judge.abstain_phrases,
-    )
+    reward = reward_for(judge, data)
     prompts = load_prompts(
         data.source,
         tokenizer,
         max_prompt_tokens=min((bound for bound in (room, data.max_prompt_tokens) if bound is not None), default=None),
-        check_gold=reward.check_gold,
+        check_golds=with_late_bar(reward.check_golds, "checking golds"),
         **data.model_dump(exclude={"source", "max_prompt_tokens", "anchor_column", "anchor_logprobs_column"}),
     )
     if prompts.num_dropped:

@@ -38,6 +38,7 @@ def train(run: TrainingRun, *, on_step: Callable[[int], None] | None = None) -> 
     Raises:
         Interrupted: SIGINT or SIGTERM; the state was saved.
         NothingToLearnError: Several steps in a row kept no group; the state was saved.
+        RewardError: The reward failed on too many completions of a step; the state was saved.
         NumericsError: Weights, loss or gradient are not finite; the last checkpoint stays good.
         CheckpointError: A checkpoint could not be written; earlier ones stay good.
     """
@@ -93,6 +94,7 @@ def train_step(run: TrainingRun, should_stop: Callable[[], bool]) -> None:
         should_stop: Asked while sampling, before anything of the run has changed.
 
     Raises:
+        RewardError: The reward failed on too many completions; nothing of the run has changed.
         NothingToLearnError: Too many steps in a row kept no group.
     """
     config, state, started = run.config, run.state, time.perf_counter()

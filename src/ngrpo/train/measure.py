@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from ngrpo.objectives import RolloutFacts
 from ngrpo.train.step import UpdateStats
-from ngrpo.types import Group
+from ngrpo.types import Group, Outcome
 
 COUNTED_KINDS = ("unparsed", "abstained", "timeout", "error")
 """Outcome kinds that are counted one by one."""
@@ -34,6 +34,8 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
         "reward/mean": _mean([outcome.value for outcome in outcomes]),
         "reward/correct_frac": _mean([outcome.correct for outcome in outcomes]),
         **{f"reward/{kind}_frac": _mean([outcome.kind == kind for outcome in outcomes]) for kind in COUNTED_KINDS},
+        **_part_means(outcomes),
+        "groups/failed_frac": _mean([group.num_failures > 0 for group in groups]),
         "completion/mean_tokens": _mean(lengths),
         "completion/max_tokens": float(max(lengths)),
         "completion/truncated_frac": _mean([completion.is_truncated for completion in completions]),
@@ -44,6 +46,12 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
     if wrong_lengths:
         metrics["completion/wrong_mean_tokens"] = _mean(wrong_lengths)
     return metrics
+
+
+def _part_means(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """Means of what rewards are the sums of, over the completions that the verifier did not fail on."""
+    known = [outcome.parts for outcome in outcomes if outcome.parts]
+    return {f"reward/part/{name}": _mean([parts[name] for parts in known]) for name in (known[0] if known else ())}
 
 
 def group_census(groups: Sequence[Group]) -> dict[str, float]:

@@ -10,6 +10,8 @@ from ngrpo.data import PromptOrder
 from ngrpo.errors import ConfigError, NgrpoError
 from ngrpo.objectives import FACTS, KeepKinds, Objective, RolloutFacts
 from ngrpo.policy import Policy
+from ngrpo.rollout import reward_bounds
+from ngrpo.rollout.choose import shaping_terms
 from ngrpo.train.companion import Companion
 from ngrpo.train.critic import CriticCompanion
 from ngrpo.train.prompt_choice import InOrder, Prioritised, PromptChoice
@@ -48,17 +50,9 @@ def make_objective(config: RunConfig) -> Objective:
             f"objective {objective.name!r} works on groups of {objective.rollout.group_size}, and "
             f"rollout.num_samples_per_prompt is {size}. Set it to {objective.rollout.group_size}."
         )
-    # Every reward but the user's own function pays 1 at best.
-    best = 0.0 if ".py:" in config.reward.name else 1.0
+    least, best = reward_bounds(config.reward) or (0.0, 0.0)  # nobody knows what the user's own function pays
     try:
-        rewards = [best] + [0.0] * (size - 1)
-        advantages = objective.advantages(
-            rewards, [0] * size, correct=[best > 0] + [False] * (size - 1), rollout=stand_in_facts(size)
-        )
-        if advantages.shape not in ((size,), (size, 1)):
-            raise ConfigError(
-                f"it gives advantages of shape {list(advantages.shape)} to {size} completions of one token each."
-            )
+        _try_on_one_group(objective, [best] + [least] * (size - 1), is_shaped=bool(config.reward.shaping))
     except NgrpoError as error:
         problem = str(error)
     except Exception as error:  # noqa: BLE001  (a method of the user's own may raise anything)
@@ -67,8 +61,42 @@ def make_objective(config: RunConfig) -> Objective:
         return objective
     raise ConfigError(
         f"objective {objective.name!r} cannot train on groups of {size} (rollout.num_samples_per_prompt) with "
-        f"rewards from 0 to {best:g}: {problem}"
+        f"rewards from {least:g} to {best:g}{_told_apart(config)}: {problem}"
     )
+
+
+def _try_on_one_group(objective: Objective, rewards: list[float], *, is_shaped: bool) -> None:
+    """Takes the advantages of one group whose first completion is right, and looks at what comes.
+
+    Args:
+        objective: The method.
+        rewards: Of the group.
+        is_shaped: Whether they are to make a difference besides the labels.
+
+    Raises:
+        NgrpoError: The method refuses the group, gives something of another shape, or never reads a shaped reward.
+    """
+    size = len(rewards)
+    labels, facts = [True] + [False] * (size - 1), stand_in_facts(size)
+    advantages = objective.advantages(rewards, [0] * size, correct=labels, rollout=facts)
+    if advantages.shape not in ((size,), (size, 1)):
+        raise ConfigError(
+            f"it gives advantages of shape {list(advantages.shape)} to {size} completions of one token each."
+        )
+    others = [value - 0.25 * (place % 2 == 0) for place, value in enumerate(rewards)]
+    if is_shaped and torch.equal(advantages, objective.advantages(others, [0] * size, correct=labels, rollout=facts)):
+        raise ConfigError(
+            "it reads the labels and not the rewards, so reward.shaping would have no effect. Leave that out, or "
+            "choose a method that reads rewards."
+        )
+
+
+def _told_apart(config: RunConfig) -> str:
+    """What the bounds of the rewards are the sums of, for messages; nothing where that is the judge alone."""
+    if not config.reward.shaping:
+        return ""
+    own = [f"{term.name} {' to '.join(f'{bound:g}' for bound in term.bounds)}" for term in shaping_terms(config.reward)]
+    return f" (the judge {'of your own' if '.py:' in config.reward.name else '0 to 1'}, {', '.join(own)})"
 
 
 def stand_in_facts(size: int) -> RolloutFacts:
@@ -79,6 +107,12 @@ def stand_in_facts(size: int) -> RolloutFacts:
     facts["inclusion_weights"] = torch.ones(size)
     facts |= {name: torch.zeros(size, dtype=torch.bool) for name in ("is_truncated", "is_abstained")}
     return RolloutFacts(**facts)
+
+
+def _pays_from_0_to_1(config: RunConfig) -> bool:
+    """Whether no reward can be below 0 or above 1, as far as that can be told."""
+    bounds = reward_bounds(config.reward)
+    return bounds is None or (bounds[0] >= 0.0 and bounds[1] <= 1.0)
 
 
 def _reads_values_without_critic(objective: Objective) -> bool:
@@ -118,6 +152,12 @@ NEEDS: list[tuple[Callable[[Objective], bool], Callable[[RunConfig], bool], str]
         lambda objective: objective.rollout.prompts is not None and objective.rollout.tracker is None,
         lambda config: False,
         "an estimate of each prompt's reward, to draw prompts by: give its RolloutPlan a tracker too.",
+    ),
+    (
+        lambda objective: objective.rollout.tracker is not None,
+        _pays_from_0_to_1,
+        "rewards from 0 to 1, which its tracker counts. Leave out the terms of reward.shaping that can take them below "
+        "or above, or give them smaller weights.",
     ),
     (
         lambda objective: objective.rollout.tracker is not None and objective.rollout.group_size != 1,

@@ -1,6 +1,5 @@
 """The run folder: started once, held by one process, taken up only under the same settings and data."""
 
-import fcntl
 import importlib.util
 import json
 import os
@@ -29,12 +28,16 @@ FREE_TO_CHANGE = (
     "train.num_steps",
     "checkpoint.",
     "record.",
+    "reward.max_failed_frac",
+    "reward.num_workers",
+    "reward.timeout_s",
     "rollout.max_rows",
     "update.max_microbatch_tokens",
     "update.packing_window",
 )
 """Settings a resumed run may change (its folder may have been moved). None changes what was done already; the last
-three change what comes by rounding only, and `train.num_steps` where a schedule ends at it."""
+three change what comes by rounding only, `train.num_steps` where a schedule ends at it, and `reward.timeout_s` what
+the judge gets done."""
 
 
 _WANTED = "Name the folder of a run; without --resume, `ngrpo train` starts one."
@@ -77,28 +80,6 @@ def start_folder(folder: Path) -> None:
         )
     if not os.access(folder, os.W_OK):
         raise RunFolderError(f"the run folder {folder} cannot be written to. Choose another run.dir.")
-
-
-def hold_folder(folder: Path) -> int:
-    """Makes sure that one process at a time works in a run folder.
-
-    Returns:
-        An open file descriptor that holds the lock until it is closed or the process ends, however it ends.
-
-    Raises:
-        RunFolderError: Another process has it.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise RunFolderError(
-            f"another process is training in {folder}. Wait until it ends, or choose another run.name."
-        ) from None
-    except OSError:
-        pass  # a file system without locks: then it is up to the user
-    return descriptor
 
 
 def read_run_file(folder: Path) -> dict[str, Any]:
