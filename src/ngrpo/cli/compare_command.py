@@ -75,7 +75,7 @@ def print_comparison(comparison: "Comparison", *, show: int) -> None:
         only_first, only_second = comparison.num_only
         typer.echo(f"  left out: {only_first} problems that only A has, {only_second} that only B has")
     if comparison.differing:
-        typer.echo("  besides the model these DIFFER (A and B), so the model is not the only cause:")
+        typer.echo("  besides the model A and B DIFFER in:")
         for sentence in comparison.differing:
             typer.echo(f"    {sentence}")
     table = Table("%", "A", "B", "A - B", "95 % interval", "", box=None, pad_edge=False)
