@@ -4,7 +4,7 @@ Everything is made in memory or in a temporary folder; nothing is downloaded. Th
 session's own copies of these, which no test may change: a test that trains takes a fresh `small_policy`.
 """
 
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -58,6 +58,21 @@ def small_policy(dtype: torch.dtype = torch.float32, *, seed: int = 0) -> Policy
         pad_token_id=PAD,
         max_positions=MAX_POSITIONS,
     )
+
+
+def with_exact_norms(policy: Policy) -> Policy:
+    """The same policy with root-mean-square norms in the precision of its weights; transformers' are float32 inside.
+
+    What sums gradients before such a norm and what sums them behind it can then be told apart from rounding.
+    """
+
+    def exact(norm: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+        return norm.weight * hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)
+
+    for module in policy.model.modules():
+        if type(module).__name__.endswith("RMSNorm"):
+            module.forward = partial(exact, module)
+    return policy
 
 
 def save_checkpoint(folder: Path, *, seed: int = 0) -> Path:

@@ -20,13 +20,15 @@ class SlowEngine:
     def __init__(self, pause_s):
         self.pause_s = pause_s
 
-    def sample(self, requests, sampling, **options):
-        time.sleep(self.pause_s)
-        numbers = [float(uniforms([request.key], 1)[0, 0]) for request in requests]
-        return [
-            Completion((2,), (), f"low {number}" if number < 0.5 else "high", "eos", entropy_nats=number)
-            for number in numbers
-        ]
+    def sample(self, requests, sampling, *, on_completions, should_stop):
+        completions = []
+        for index, request in enumerate(requests):
+            time.sleep(self.pause_s)
+            number = float(uniforms([request.key], 1)[0, 0])
+            text = f"low {number}" if number < 0.5 else "high"
+            completions.append(Completion((2,), (), text, "eos", entropy_nats=number))
+            on_completions([index], completions[index:])
+        return completions
 
 
 class SaysLow:
@@ -39,8 +41,14 @@ class SaysLow:
         return [Outcome(float(is_right), is_right, normal_form=str(is_right)) for is_right in right]
 
 
-def work(folder, pause_s=0.01):
-    """Evaluates, one completion at a time."""
+class SaysLowElsewhere(SaysLow):
+    """The same, asked while others are sampled."""
+
+    judges_elsewhere = True
+
+
+def work(folder, reward, pause_s=0.01):
+    """Evaluates; what is judged between samplings is written one by one."""
     return evaluate(
-        folder, SETTINGS, PROMPTS, lambda: SlowEngine(pause_s), SaysLow(), max_rows=1, on_progress=lambda count: None
+        folder, SETTINGS, PROMPTS, lambda: SlowEngine(pause_s), reward, max_rows=1, on_progress=lambda count: None
     )

@@ -1,9 +1,8 @@
-"""Evaluation: killed anywhere and started again it comes to the same files; what does not belong is refused."""
+"""Evaluation: killed anywhere and started again it comes to the same files."""
 
 import dataclasses
 import json
 import multiprocessing
-import os
 import random
 import re
 import shutil
@@ -12,94 +11,14 @@ import time
 
 import pytest
 import slow_evaluation
+from evaluation_helpers import PROMPTS, Alongside, CoinEngine, make_settings, never, numbers_of, run, sorted_rows
 
-from helpers import EqualsGold, make_prompt
-from ngrpo.data import PromptSet
-from ngrpo.errors import ConfigError, DataError, RewardError, RunFolderError
-from ngrpo.evaluate import EvaluationSettings, evaluate, folder
-from ngrpo.record import append_lines, hold_folder, read_jsonl
+from helpers import EqualsGold
+from ngrpo.errors import RewardError
+from ngrpo.evaluate import runner
+from ngrpo.record import read_jsonl
 from ngrpo.rollout import NativeEngine, random_key
-from ngrpo.rollout.engine import EVALUATION, uniforms
-from ngrpo.types import Completion
-
-# Longest first, so that the order of sampling (by length) is not the order of the data.
-PROMPTS = PromptSet(
-    tuple(
-        make_prompt(text, id=name, gold=gold)
-        for text, name, gold in [("1,2,3,4=10:", "π", "1+2+3+4"), ("1,2=3:", "b", "\ud800\n"), ("4,5=9:", "c", "4+5")]
-    ),
-    name="three",
-    fingerprint="f00d",
-)
-
-
-def make_settings(**changes):
-    defaults = {
-        "model": "some/model",
-        "data": "three",
-        "fingerprint": "f00d",
-        "num_prompts": 3,
-        "num_samples": 3,
-        "ks": (1, 2),
-        "temperature": 1.0,
-        "top_p": 1.0,
-        "top_k": 0,
-        "max_completion_tokens": 6,
-        "seed": 5,
-        "reward": "equals",
-        "engine": "coin",
-    }
-    return EvaluationSettings(**{**defaults, **changes})
-
-
-class CoinEngine:
-    """Answers with the gold or with nonsense: a function of the request's key alone."""
-
-    def __init__(self):
-        self.requests = []
-
-    def sample(self, requests, sampling, *, on_progress=None, should_stop=None):
-        self.requests += requests
-        completions = []
-        for request in requests:
-            number = float(uniforms([request.key], 1)[0, 0])
-            text = request.prompt.gold if number < 0.5 else f"{number:.3f}"
-            completions.append(Completion((2,) * (1 + int(number * 5)), (), text, "eos", entropy_nats=number))
-        return completions
-
-
-def never():
-    pytest.fail("an engine was made")
-
-
-def run(folder, settings=None, prompts=PROMPTS, make_engine=CoinEngine, reward=None, **options):
-    options.setdefault("on_progress", lambda count: None)
-    return evaluate(folder, settings or make_settings(), prompts, make_engine, reward or EqualsGold(), **options)
-
-
-def sorted_rows(folder):
-    return sorted(read_jsonl(folder / "samples.jsonl"), key=lambda row: (row["prompt"], row["sample"]))
-
-
-def numbers_of(folder):
-    """The summary without what it says of the processes that made it."""
-    written = json.loads((folder / "summary.json").read_text())
-    return {key: value for key, value in written.items() if key not in ("resumed", "command", "hardware")}
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """Without git and waiting for disks: for tests that evaluate thousands of times."""
-    monkeypatch.setattr(folder, "provenance", dict)
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-
-
-@pytest.fixture
-def done(tmp_path):
-    """The folder of an evaluation that nothing interrupted."""
-    run(tmp_path / "done", max_rows=4)
-    return tmp_path / "done"
-
+from ngrpo.rollout.engine import EVALUATION
 
 # --- what is written ---
 
@@ -154,6 +73,53 @@ def test_progress_counts_what_was_found_and_what_was_made(tmp_path):
     assert counts == [5, 4]
 
 
+@pytest.mark.parametrize(
+    ("most_fills", "chunk_tokens", "expected"),
+    [
+        (32, 1 << 22, [18]),  # all at once, so that the engine never idles
+        (2, 1 << 22, [8, 8, 2]),
+        (32, 6 * 4 * 3 + 1, [12, 6]),  # 6 tokens a completion
+        (32, 1, [4, 4, 4, 4, 2]),  # no more than it decodes at a time
+    ],
+)
+def test_the_engine_is_given_as_many_requests_as_memory_allows(
+    tmp_path, monkeypatch, most_fills, chunk_tokens, expected
+):
+    monkeypatch.setattr(runner, "MOST_FILLS", most_fills)
+    monkeypatch.setattr(runner, "CHUNK_TOKENS", chunk_tokens)
+    sizes = []
+
+    class Counting(CoinEngine):
+        def sample(self, requests, sampling, **options):
+            sizes.append(len(requests))
+            return super().sample(requests, sampling, **options)
+
+    run(tmp_path / "e", make_settings(num_samples=6), make_engine=Counting, max_rows=4)
+    assert sizes == expected
+
+
+def test_samples_are_written_as_they_are_judged(tmp_path):
+    class Looking(CoinEngine):
+        def answer(self, request):
+            if len(self.requests) == 6:  # the sixth is being made
+                assert len(read_jsonl(tmp_path / "e" / "samples.jsonl")) == 4
+            return super().answer(request)
+
+    run(tmp_path / "e", make_engine=Looking, max_rows=2)
+
+
+def test_an_error_of_the_reward_alongside_leaves_what_was_judged(tmp_path, done):
+    class Raising(Alongside):
+        def __call__(self, prompts, completions):
+            raise RewardError("no verdict")
+
+    with pytest.raises(RewardError, match="no verdict"):
+        run(tmp_path / "e", reward=Raising())
+    assert read_jsonl(tmp_path / "e" / "samples.jsonl") == []
+    run(tmp_path / "e", reward=Alongside())
+    assert sorted_rows(tmp_path / "e") == sorted_rows(done)
+
+
 def test_a_bar_is_shown_where_nobody_listens(tmp_path, capsys):
     run(tmp_path / "e", on_progress=None)
     assert capsys.readouterr().err.startswith("eval 9/9 sample, ")
@@ -189,14 +155,29 @@ def test_cut_at_any_byte_it_comes_to_the_same_files(tmp_path, capsys):
         assert capsys.readouterr().err.endswith(told), length
 
 
-def test_killed_at_random_moments_it_comes_to_the_same_samples(tmp_path):
-    slow_evaluation.work(tmp_path / "whole", pause_s=0)
+@pytest.mark.usefixtures("quick")
+def test_judged_alongside_and_cut_at_any_byte_it_comes_to_the_same_samples(tmp_path):
+    settings, folder = make_settings(num_samples=40), tmp_path / "e"
+    run(folder, settings, reward=Alongside())
+    rows, numbers = sorted_rows(folder), numbers_of(folder)
+    assert len(rows) == 120
+    whole = (folder / "samples.jsonl").read_bytes()
+    for length in random.Random(4).sample(range(len(whole)), 20):
+        (folder / "samples.jsonl").write_bytes(whole[:length])
+        run(folder, settings, reward=Alongside())
+        assert sorted_rows(folder) == rows, length
+        assert numbers_of(folder) == numbers, length
+
+
+@pytest.mark.parametrize("reward", [slow_evaluation.SaysLow(), slow_evaluation.SaysLowElsewhere()])
+def test_killed_at_random_moments_it_comes_to_the_same_samples(tmp_path, reward):
+    slow_evaluation.work(tmp_path / "whole", reward, pause_s=0)
     context = multiprocessing.get_context("forkserver")  # processes that begin with everything imported
     context.set_forkserver_preload(["ngrpo.evaluate"])
     path, moments = tmp_path / "killed" / "samples.jsonl", random.Random(7)
     num_kills, sizes = 0, [0]
     for _ in range(5):
-        worker = context.Process(target=slow_evaluation.work, args=(tmp_path / "killed",))
+        worker = context.Process(target=slow_evaluation.work, args=(tmp_path / "killed", reward))
         worker.start()
         deadline_s = time.monotonic() + 60
         while worker.is_alive() and not (path.exists() and path.stat().st_size > sizes[-1]):
@@ -209,7 +190,7 @@ def test_killed_at_random_moments_it_comes_to_the_same_samples(tmp_path):
         sizes.append(path.stat().st_size)
     assert num_kills >= 3
     assert sizes == sorted(sizes)  # what is there stays there
-    slow_evaluation.work(tmp_path / "killed", pause_s=0)
+    slow_evaluation.work(tmp_path / "killed", reward, pause_s=0)
     lines = [(tmp_path / name / "samples.jsonl").read_bytes().splitlines() for name in ("killed", "whole")]
     assert sorted(lines[0]) == sorted(lines[1])
     assert len(lines[0]) == 180
@@ -226,10 +207,10 @@ def test_a_finished_evaluation_is_only_read(done):
 
 def test_an_engine_that_dies_leaves_what_was_written(tmp_path, done):
     class Dying(CoinEngine):
-        def sample(self, requests, sampling, **options):
-            if self.requests:
+        def answer(self, request):
+            if len(self.requests) == 6:
                 raise KeyboardInterrupt
-            return super().sample(requests, sampling, **options)
+            return super().answer(request)
 
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "e", make_engine=Dying, max_rows=4)
@@ -286,157 +267,3 @@ def test_the_native_engine_goes_on_with_the_same_samples(tmp_path, policy64):
     for row, other in zip(sorted_rows(tmp_path / "cut"), sorted_rows(tmp_path / "whole"), strict=True):
         assert row.pop("entropy_nats") == pytest.approx(other.pop("entropy_nats"), abs=1e-12)
         assert row == other
-
-
-# --- what is refused ---
-
-
-@pytest.mark.parametrize(
-    ("change", "shown"),
-    [
-        ({"model": "other/model"}, r"model: 'some/model' -> 'other/model'"),
-        ({"temperature": 0.6}, r"temperature: 1\.0 -> 0\.6"),
-        ({"num_samples": 4}, r"num_samples: 3 -> 4"),
-        ({"seed": 6}, r"seed: 5 -> 6"),
-        ({"fingerprint": "beef"}, r"fingerprint: 'f00d' -> 'beef'"),
-        ({"reward": "math", "top_k": 5}, r"top_k: 0 -> 5\n  reward: 'equals' -> 'math'"),
-    ],
-)
-def test_other_settings_are_refused_with_the_difference(done, change, shown):
-    before = {path.name: path.read_bytes() for path in done.iterdir()}
-    with pytest.raises(RunFolderError, match=rf"holds another evaluation:\n  {shown}\nGive another --out"):
-        run(done, make_settings(**change), make_engine=never)
-    assert {path.name: path.read_bytes() for path in done.iterdir()} == before
-
-
-def test_every_setting_but_the_ks_is_part_of_the_evaluation(done):
-    for field in dataclasses.fields(EvaluationSettings):
-        if field.name not in ("ks", "notes", "source", "graded_from"):
-            changed = dataclasses.replace(make_settings(), **{field.name: 7})
-            with pytest.raises(RunFolderError, match=rf"\n  {field.name}: "):
-                run(done, changed, make_engine=never)
-
-
-def test_more_ks_are_read_off_the_same_samples(done):
-    before = (done / "samples.jsonl").read_bytes()
-    found = run(done, make_settings(ks=(1, 2, 3)), make_engine=never)
-    assert list(found.overall.pass_at_k) == [1, 2, 3]
-    assert (done / "samples.jsonl").read_bytes() == before
-    assert json.loads((done / "eval.json").read_text())["settings"]["ks"] == [1, 2, 3]
-
-
-@pytest.mark.parametrize(
-    ("ks", "message"),
-    [
-        ((1, 4), r"pass@4 needs at least 4 samples per prompt, got --samples 3"),
-        ((0, 1), r"--ks 0,1 must be rising whole numbers"),
-        ((2, 1), r"--ks 2,1 must be rising"),
-        ((1, 1), r"--ks 1,1 must be rising"),
-        ((), r"--ks  must be rising"),
-    ],
-)
-def test_ks_that_the_samples_cannot_answer_are_refused_first(tmp_path, ks, message):
-    with pytest.raises(ConfigError, match=message):
-        run(tmp_path / "e", make_settings(ks=ks), make_engine=never)
-    assert not (tmp_path / "e").exists()
-
-
-@pytest.mark.parametrize(
-    "extra", [{"prompt": "b", "sample": 1}, {"prompt": "z", "sample": 0}, {"prompt": "b", "sample": 3}]
-)
-def test_a_sample_twice_or_of_another_evaluation_is_refused_before_sampling(done, extra):
-    template = read_jsonl(done / "samples.jsonl")[0]
-    append_lines(done / "samples.jsonl", [{**template, **extra}])
-    before = (done / "samples.jsonl").read_bytes()
-    message = rf"samples\.jsonl: sample {extra['sample']} of prompt '{extra['prompt']}' is there twice, or is none of"
-    with pytest.raises(DataError, match=message):
-        run(done, make_engine=never)
-    assert (done / "samples.jsonl").read_bytes() == before
-
-
-def test_a_line_that_is_no_sample_is_refused(done):
-    append_lines(done / "samples.jsonl", [{"step": 1}])
-    with pytest.raises(RunFolderError, match=r"line 10 of .*samples\.jsonl is no sample .* field `prompt`"):
-        run(done, make_engine=never)
-
-
-def test_a_broken_line_in_the_middle_is_named(done):
-    lines = (done / "samples.jsonl").read_bytes().split(b"\n")
-    (done / "samples.jsonl").write_bytes(b"\n".join([lines[0], lines[1][:20], *lines[2:]]))
-    with pytest.raises(RunFolderError, match=r"line 2 of .*samples\.jsonl is not a JSON object"):
-        run(done, make_engine=never)
-
-
-def test_prompts_with_one_id_are_never_evaluated(tmp_path):
-    twice = dataclasses.replace(PROMPTS, prompts=(*PROMPTS.prompts[:2], PROMPTS.prompts[0]))
-    with pytest.raises(AssertionError, match="ids of prompts differ"):
-        run(tmp_path / "e", prompts=twice, make_engine=never)
-
-
-def test_fewer_prompts_than_said_are_never_a_smaller_mean(tmp_path):
-    fewer = dataclasses.replace(PROMPTS, prompts=PROMPTS.prompts[:2])
-    with pytest.raises(DataError, match=r"is of 3 prompts, but problems\.jsonl has 2\."):
-        run(tmp_path / "e", prompts=fewer)
-    assert not (tmp_path / "e" / "summary.json").exists()
-
-
-def test_a_second_process_is_refused(done):
-    lock = hold_folder(done, advice="")
-    try:
-        with pytest.raises(RunFolderError, match=r"another process is at work in .*done\. .* or give another --out"):
-            run(done, make_engine=never)
-    finally:
-        os.close(lock)
-    run(done, make_engine=never)
-
-
-def test_a_folder_that_two_begin_at_once_is_let_go_again(tmp_path):
-    with pytest.raises(RewardError, match="no"):
-        run(tmp_path / "e", reward=NoReward())
-    run(tmp_path / "e")  # the lock of the first went with it
-
-
-class NoReward(EqualsGold):
-    def __call__(self, prompts, completions):
-        raise RewardError("no")
-
-
-@pytest.mark.parametrize("text", ["", "x" * 1_000_000, "\ud800 \x00 \u2028"], ids=["empty", "1 MB", "odd"])
-def test_any_completion_is_kept_whole(tmp_path, text):
-    class Saying(CoinEngine):
-        def sample(self, requests, sampling, **options):
-            return [Completion((2,), (), text, "length", entropy_nats=0.1) for _ in requests]
-
-    run(tmp_path / "e", make_engine=Saying, max_rows=4)
-    samples = tmp_path / "e" / "samples.jsonl"
-    samples.write_bytes(samples.read_bytes()[:-10])
-    summary = run(tmp_path / "e", make_engine=Saying)
-    assert [row["completion"] for row in read_jsonl(samples)] == [text] * 9
-    assert summary.overall.truncated_frac == 1.0
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"model": 1}', b'{"settings": 3}'])
-def test_an_evaluation_that_cannot_be_read_is_refused(done, content):
-    (done / "eval.json").write_bytes(content)
-    with pytest.raises(RunFolderError, match=r"eval\.json cannot be read .*Give another --out"):
-        run(done, make_engine=never)
-
-
-def test_a_folder_of_something_else_is_left_alone(tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(RunFolderError, match="exists and holds no evaluation"):
-        run(tmp_path, make_engine=never)
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-
-
-@pytest.mark.parametrize("below", [(), ("deeper",)])
-def test_a_folder_that_cannot_be_made_is_said_so(tmp_path, below):
-    (tmp_path / "file").write_text("mine")
-    with pytest.raises(RunFolderError, match=r"cannot write the evaluation folder .*Not a directory.*another --out"):
-        run((tmp_path / "file").joinpath(*below), make_engine=never)
-
-
-def test_an_empty_folder_is_fine(tmp_path, done):
-    (tmp_path / "empty").mkdir()
-    run(tmp_path / "empty")
-    assert sorted_rows(tmp_path / "empty") == sorted_rows(done)

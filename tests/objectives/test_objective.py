@@ -175,3 +175,31 @@ def test_no_completions_at_all_are_an_empty_update(name):
     loss = objective.reduce(terms, torch.zeros(0, 3))
     loss.backward()
     assert loss.item() == 0.0
+
+
+# --- importance weights ---
+
+
+def test_importance_weights_multiply_the_policys_loss_and_no_regulariser():
+    objective = objectives.get("rloo", kl_coef=1.0)
+    current = torch.zeros(2, 2, requires_grad=True)
+    mask, weights = torch.tensor([[1, 1], [1, 0]]), torch.tensor([[0.5, 2.0], [3.0, float("nan")]], requires_grad=True)
+    inputs = (current, torch.zeros(2, 2), torch.tensor([2.0, -1.0]), mask)
+    reference = torch.full((2, 2), -1.0)
+    terms = objective.token_terms(*inputs, ref_logprobs=reference, importance_weights=weights)
+    # -A log p has the gradient -A; that of k3 at current - reference = 1 is 1 - exp(-1).
+    gradient, of_weights = torch.autograd.grad(terms.loss.sum(), (current, weights), allow_unused=True)
+    by_kl = 1 - torch.tensor(-1.0).exp()
+    expected = torch.tensor([[-2.0 * 0.5, -2.0 * 2.0], [3.0, 0.0]]) + by_kl * mask
+    assert gradient.tolist() == [pytest.approx(line) for line in expected.tolist()]
+    assert of_weights is None
+    ones = objective.token_terms(*inputs, ref_logprobs=reference, importance_weights=torch.ones(2, 2))
+    assert torch.equal(ones.loss, objective.token_terms(*inputs, ref_logprobs=reference).loss)
+
+
+def test_importance_weights_of_another_shape_are_refused():
+    zeros = torch.zeros(2, 2)
+    with pytest.raises(ValueError, match="importance_weights"):
+        objectives.get("grpo").token_terms(
+            zeros, zeros, torch.ones(2), torch.ones(2, 2), importance_weights=torch.ones(2, 1)
+        )

@@ -135,21 +135,21 @@ def test_a_reward_that_does_not_fit_is_refused(name, source, message):
 
 
 def test_engines_are_found_by_name(policy):
-    native = engine_for("native", policy, max_rows=7, answers_are_boxed=False)
+    native = engine_for("native", policy, max_rows=7, cache_gib=0.5, answers_are_boxed=False)
     assert isinstance(native, NativeEngine)
-    assert (native.policy, native.max_rows) == (policy, 7)
-    gold = engine_for("gold", policy, max_rows=7, answers_are_boxed=False)
+    assert (native.policy, native.max_rows, native.cache_gib) == (policy, 7, 0.5)
+    gold = engine_for("gold", policy, max_rows=7, cache_gib=0.5, answers_are_boxed=False)
     assert isinstance(gold, ScriptedEngine)
     assert (gold.policy, gold.max_rows) == (policy, 7)
     with pytest.raises(ConfigError, match=r"no engine 'vllm'\. The engines are: native, gold"):
-        engine_for("vllm", policy, max_rows=7, answers_are_boxed=False)
+        engine_for("vllm", policy, max_rows=7, cache_gib=0.5, answers_are_boxed=False)
 
 
 def test_the_gold_engine_scores_one_in_a_world():
     world = worlds.get("countdown")
     prompts = [make_prompt(row["prompt"], gold=row["gold"]) for row in world.problems("test", 12, 0)]
     groups = sample_groups(
-        engine_for("gold", small_policy(), max_rows=5, answers_are_boxed=False),
+        engine_for("gold", small_policy(), max_rows=5, cache_gib=0.5, answers_are_boxed=False),
         find_reward("auto"),
         prompts,
         num_samples=2,

@@ -65,11 +65,13 @@ def test_scripted_engine_gives_the_answers_with_the_policys_logprobs(policy64):
     prompts = make_prompts(("1,2,3=6:", "3,5,7,2=14:", "4,4,1=9:"))
     texts = {"1,2,3=6:": "1+2+3", "3,5,7,2=14:": "7+2*5-3", "4,4,1=9:": ""}
     requests = [SampleRequest(prompt, key(occurrence=place)) for place, prompt in enumerate(prompts)]
-    counts = []
+    told = []
     engine = ScriptedEngine(policy64, answers(texts), max_rows=2)
-    completions = engine.sample(requests, Sampling(20, temperature=0.7), on_progress=counts.append)
+    completions = engine.sample(
+        requests, Sampling(20, temperature=0.7), on_completions=lambda *ended: told.append(ended)
+    )
     assert [completion.text for completion in completions] == list(texts.values())
-    assert counts == [2, 1]
+    assert told == [([0, 1], completions[:2]), ([2], completions[2:])]
     for request, completion in zip(requests, completions, strict=True):
         assert completion.token_ids[-1] == EOS
         assert completion.finish_reason == "eos"
@@ -117,11 +119,13 @@ def test_the_trainer_finds_the_logprobs_that_the_native_engine_recorded(policy64
 class NumberedEngine:
     """Answers every request with its key, so that one sees which went where."""
 
-    def sample(self, requests, sampling, *, on_progress=None, should_stop=None):
+    def sample(self, requests, sampling, *, on_completions=None, should_stop=None):
         from ngrpo.types import Completion
 
         self.requests = list(requests)
-        return [Completion((EOS,), (-1.0,), str(request.key), "eos") for request in requests]
+        completions = [Completion((EOS,), (-1.0,), str(request.key), "eos") for request in requests]
+        on_completions(list(range(len(requests))), completions)
+        return completions
 
 
 def test_groups_keep_prompts_samples_and_outcomes_together():

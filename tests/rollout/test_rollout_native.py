@@ -207,16 +207,75 @@ def test_one_token(policy64):
     assert reasons == {True: "eos", False: "length"}
 
 
-def test_a_token_costs_one_forward_pass_and_a_prompt_is_read_once():
-    policy = small_policy()
+def shapes_of_forward_passes(policy, num_samples, **options):
+    """What goes through the model's own forward pass: [rows, tokens] of each, for two prompts, the first one twice."""
     shapes = []
     policy.model.model.register_forward_pre_hook(
         lambda module, arguments, options: shapes.append(tuple(options["input_ids"].shape)), with_kwargs=True
     )
     never_ends = dataclasses.replace(policy, eos_token_ids=(999,))
     prompts = make_prompts(PROMPT_TEXTS[:2])
-    sample(never_ends, requests_for([*prompts, prompts[0]], num_samples=4), max_completion_tokens=5)
-    assert shapes == [(2, 11)] + [(12, 1)] * 4  # two distinct prompts; then 12 rows, a token each
+    requests = requests_for([*prompts, prompts[0]], num_samples=num_samples)
+    sample(never_ends, requests, max_completion_tokens=5, **options)
+    return shapes
+
+
+def test_a_prompt_is_read_once_and_all_rows_advance_together():
+    assert shapes_of_forward_passes(small_policy(), 4) == [(2, 11)]  # two distinct prompts; `compact` does the rest
+    sliding = kind_policy("mistral_sliding_window", FLOAT32)
+    assert shapes_of_forward_passes(sliding, 4) == [(2, 11)] + [(12, 1)] * 4  # then 12 rows, a token each
+
+
+def test_a_prompt_is_not_read_again_for_samples_that_take_the_place_of_others():
+    # The short prompt's 8 samples come first, 3 at a time; the 4 of the other join the last two of them.
+    assert shapes_of_forward_passes(small_policy(), 4, max_rows=3) == [(1, 8), (1, 11)]
+
+
+def test_where_rows_cannot_join_others_wait_until_all_have_ended():
+    sliding = kind_policy("mistral_sliding_window", FLOAT32)
+    shapes = shapes_of_forward_passes(sliding, 2, max_rows=4)
+    assert shapes == [(1, 8)] + [(4, 1)] * 4 + [(1, 11)] + [(2, 1)] * 4
+
+
+def test_prompts_are_read_in_parts_that_bound_the_memory(monkeypatch, policy64, requests64, sampled64):
+    monkeypatch.setattr(native, "READ_TOKENS", 20)
+    assert largest_gap(sample(policy64, requests64), sampled64) <= 1e-12
+    # 8 + 11 columns would be two times 11; 20 allow one prompt only.
+    assert shapes_of_forward_passes(small_policy(), 4) == [(1, 8), (1, 11)]
+
+
+# --- memory ---
+
+
+def test_the_memory_given_decides_how_many_rows_are_decoded_together(capsys, policy64, requests64, sampled64):
+    # Two layers of two heads of 8 float64 numbers, keys and values: 512 bytes a token. Logits: 4 times 18 float32
+    # numbers, 288 bytes a row. Not quite six times that is room for five.
+    longest = max(len(request.prompt.token_ids) for request in requests64)
+    per_row = 512 * (longest + 12) + 288
+    engine = NativeEngine(policy64, cache_gib=5.99 * per_row / 2**30)
+    sizes = []
+    engine_draw = native.draw
+
+    def draw(logits, *others):
+        sizes.append(len(logits))
+        return engine_draw(logits, *others)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "draw", draw)
+        completions = engine.sample(requests64, Sampling(12))
+        engine.sample(requests64, Sampling(12))
+    assert max(sizes) == 5
+    assert largest_gap(completions, sampled64) <= 1e-12
+    said = capsys.readouterr()
+    assert (said.out + said.err).count("5 completions are decoded at a time, not 256") == 1  # not again
+
+
+def test_a_row_that_takes_more_than_the_memory_given_is_decoded_alone(policy64, requests64, sampled64):
+    engine = NativeEngine(policy64, cache_gib=1e-9)
+    assert largest_gap(engine.sample(requests64, Sampling(12)), sampled64) <= 1e-12
+
+
+# --- other edges ---
 
 
 @pytest.mark.parametrize("texts", [("7",), ("7", "1,2,3=6:")], ids=["alone", "padded"])
@@ -267,12 +326,16 @@ def test_it_stops_between_tokens_when_asked(policy):
 
 
 @pytest.mark.parametrize("max_rows", [1, 4, 100])
-def test_progress_adds_up_to_the_requests(policy, max_rows):
-    counts = []
+def test_every_completion_is_told_once_under_its_own_index(policy, max_rows):
+    told = []
     requests = requests_for(make_prompts())
-    NativeEngine(policy, max_rows=max_rows).sample(requests, Sampling(4), on_progress=counts.append)
-    assert sum(counts) == len(requests)
-    assert len(counts) == -(-len(requests) // max_rows)
+
+    def on_completions(indices, completions):
+        told.extend(zip(indices, completions, strict=True))
+
+    completions = NativeEngine(policy, max_rows=max_rows).sample(requests, Sampling(4), on_completions=on_completions)
+    assert sorted(index for index, _ in told) == list(range(len(requests)))
+    assert all(completions[index] is completion for index, completion in told)
 
 
 def test_the_models_own_generation_settings_are_ignored(policy64, requests64, sampled64):

@@ -21,14 +21,15 @@ class Answers:
     def __init__(self, answer):
         self.answer, self.requests, self.samplings = answer, [], []
 
-    def sample(self, requests, sampling, *, on_progress=None, should_stop=None):
+    def sample(self, requests, sampling, *, on_completions=None, should_stop=None):
         if should_stop is not None and should_stop():
             raise Interrupted("asked to")
         self.requests += requests
         self.samplings.append(sampling)
-        if on_progress is not None:
-            on_progress(len(requests))
-        return [make_completion(self.answer(request)) for request in requests]
+        completions = [make_completion(self.answer(request)) for request in requests]
+        if on_completions is not None:
+            on_completions(list(range(len(requests))), completions)
+        return completions
 
 
 def value_of_text(prompts, completions):

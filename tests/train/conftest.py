@@ -27,3 +27,17 @@ def runs(tmp_path, monkeypatch):
     """A folder for runs; whatever would go to a cache goes below it, too."""
     monkeypatch.setenv("NGRPO_CACHE", str(tmp_path / "cache"))
     return tmp_path / "runs"
+
+
+@pytest.fixture
+def padded_only(monkeypatch):
+    """No model shares prompts: the slow twin, which models of unknown families take."""
+    monkeypatch.setattr("ngrpo.train.step.can_share_prefix", lambda policy: False)
+
+
+@pytest.fixture(params=["shared", "padded"])
+def way(request):
+    """Either way through the model."""
+    if request.param == "padded":
+        request.getfixturevalue("padded_only")
+    return request.param

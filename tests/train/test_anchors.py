@@ -12,7 +12,7 @@ from update_helpers import logprobs_of as plain_logprobs_of
 
 from helpers import EOS, make_completion, make_prompt, small_tokenizer
 from ngrpo import objectives
-from ngrpo.config import Data
+from ngrpo.config import Data, load_config
 from ngrpo.data import PromptOrder
 from ngrpo.errors import ConfigError, DataError
 from ngrpo.objectives.plan import GoldAnchors, ReferenceValues, RolloutPlan
@@ -217,7 +217,8 @@ def test_what_the_policy_sampled_is_told_without_anchors(step_run):
 
 def test_an_anchor_keeps_its_authors_logprobs_where_old_ones_are_retaken(step_run):
     rollout = collect(step_run, never)
-    retaken, gap_nats = with_retaken_logprobs(step_run.policy, rollout.groups, TEMPERATURE, 1000)
+    config = load_config("tiny", [f"rollout.temperature={TEMPERATURE}", "update.max_microbatch_tokens=1000"])
+    retaken, metrics = with_retaken_logprobs(step_run.policy, rollout.groups, config)
     sampled_gap = 0.0
     for before, after in zip(rollout.groups, retaken, strict=True):
         ids = [each.token_ids for each in before.completions]
@@ -228,7 +229,7 @@ def test_an_anchor_keeps_its_authors_logprobs_where_old_ones_are_retaken(step_ru
             else:
                 assert new.logprobs == pytest.approx(plain, abs=1e-5)
                 sampled_gap = max(sampled_gap, *(abs(a - b) for a, b in zip(new.logprobs, old.logprobs, strict=True)))
-    assert gap_nats == pytest.approx(sampled_gap)
+    assert metrics["policy/sampler_gap_nats"] == pytest.approx(sampled_gap)
 
 
 # ---- in a whole run ----

@@ -27,11 +27,13 @@ class Recording:
     def __init__(self):
         self.calls = []
 
-    def sample(self, requests, sampling, *, on_progress=None, should_stop=None):
+    def sample(self, requests, sampling, *, on_completions=None, should_stop=None):
         if should_stop is not None and should_stop():
             raise Interrupted("asked to")
         self.calls.append(list(requests))
-        return [make_completion("1+1") for _ in requests]
+        completions = [make_completion("1+1") for _ in requests]
+        on_completions(list(range(len(requests))), completions)
+        return completions
 
 
 class Kinds:

@@ -7,15 +7,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from run_helpers import run_to_end, short_config
-from update_helpers import TEMPERATURE, gradient, make_groups, take_step
+from update_helpers import TEMPERATURE, cut_evenly, exact_policy, gradient, make_groups, take_step
 
-from helpers import small_policy
 from ngrpo import objectives
 from ngrpo.config import load_config
-from ngrpo.train import step
 from ngrpo.train.measure import update_metrics
 from ngrpo.train.policy_update import update_policy
-from ngrpo.train.rows import even_parts, group_rows
+from ngrpo.train.rows import group_rows
 
 METHODS = {"disco": {"tau": 0.7, "delta": 0.02, "beta": 3.0}, "disco_b": {"delta": 0.02, "beta": 3.0}}
 
@@ -78,18 +76,11 @@ def rows_of(objective, groups):
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("shift", [-0.5, 0.4])  # within the trust region, and beyond
 @pytest.mark.parametrize("count", [1, 2, 5, 16])
-def test_gradient_is_that_of_the_direct_formula_under_any_cut(name, shift, count, monkeypatch):
-    policy, objective = small_policy(torch.float64), objectives.get(name, **METHODS[name])
+def test_gradient_is_that_of_the_direct_formula_under_any_cut(name, shift, count, way, monkeypatch):
+    policy, objective = exact_policy(), objectives.get(name, **METHODS[name])
     groups = drifted(make_groups(policy), shift)
     expected, drift = direct_gradient(name, policy, groups)
-    original = step.microbatches
-
-    def cut(rows, max_tokens):
-        """The forward pass before the step stays whole; the step itself is cut."""
-        is_before = not rows[0].old_logprobs
-        return original(rows, max_tokens) if is_before else [list(part) for part in even_parts(rows, count) if part]
-
-    monkeypatch.setattr(step, "microbatches", cut)
+    cut_evenly(monkeypatch, count)
     stats = take_step(policy, objective, rows_of(objective, groups))
     assert (gradient(policy) - expected).norm() <= 1e-9 * expected.norm()
     assert expected.norm() > 1e-2
@@ -100,8 +91,8 @@ def test_gradient_is_that_of_the_direct_formula_under_any_cut(name, shift, count
 @pytest.mark.parametrize(
     "options", [{"max_tokens": 30}, {"packing_window": 4}, {"max_tokens": 60, "packing_window": 2}]
 )
-def test_nor_does_it_depend_on_the_token_budget_or_on_packing(options):
-    policy, objective = small_policy(torch.float64), objectives.get("disco", **METHODS["disco"])
+def test_nor_does_it_depend_on_the_token_budget_or_on_packing(options, way):
+    policy, objective = exact_policy(), objectives.get("disco", **METHODS["disco"])
     groups = drifted(make_groups(policy), 0.4)
     expected, _ = direct_gradient("disco", policy, groups)
     take_step(policy, objective, rows_of(objective, groups), **options)
@@ -122,7 +113,7 @@ class Watched(torch.optim.SGD):
 
 def test_every_update_has_the_loss_of_its_own_groups_and_its_own_trust_region():
     """Two updates of two groups each: the second starts where the first has moved the policy."""
-    policy, objective = small_policy(torch.float64), objectives.get("disco", **METHODS["disco"])
+    policy, objective = exact_policy(), objectives.get("disco", **METHODS["disco"])
     groups = drifted(make_groups(policy), 0.1)
     optimizer = Watched(policy.trainable_parameters(), lr=0.05)
     optimizer.watch(
@@ -152,7 +143,7 @@ def test_every_update_has_the_loss_of_its_own_groups_and_its_own_trust_region():
 
 
 def test_other_methods_have_no_such_weight():
-    policy, objective = small_policy(torch.float64), objectives.get("grpo")
+    policy, objective = exact_policy(), objectives.get("grpo")
     stats = take_step(policy, objective, rows_of(objective, make_groups(policy)))
     assert stats.old_kl_coef is None
     assert "policy/old_kl_coef" not in update_metrics([stats], with_reference=False)

@@ -5,6 +5,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ngrpo.policy import shared_tokens
+from ngrpo.train.packing import shared_microbatches
 from ngrpo.train.rows import even_parts
 from ngrpo.train.step import TrainingRow, microbatches
 
@@ -67,3 +69,50 @@ def test_even_parts_keep_order_and_differ_by_one_at_most(items, count):
     sizes = [len(part) for part in parts]
     assert len(sizes) == count
     assert max(sizes) - min(sizes) <= 1
+
+
+# --- prompts that are read once ---
+
+rows_of_few_prompts = st.lists(st.tuples(st.integers(1, 5), st.integers(0, 40)), max_size=40)
+
+
+def make_group_rows(sizes):
+    """Rows of five prompts, of 4, 8, ... 20 tokens, in any order."""
+    return [
+        TrainingRow((prompt,) * 4 * prompt, (1,) * completion, (0.0,) * completion, 1.0, group=place)
+        for place, (prompt, completion) in enumerate(sizes)
+    ]
+
+
+def tokens_of(rows):
+    return shared_tokens([(row.prompt_ids, row.completion_ids) for row in rows])
+
+
+@given(rows_of_few_prompts, st.integers(1, 300))
+def test_every_row_with_a_completion_once_and_within_the_budget(sizes, budget):
+    rows = make_group_rows(sizes)
+    chunks = list(shared_microbatches(rows, budget))
+    found = sorted(row.group for chunk, _ in chunks for row in chunk)
+    assert found == [row.group for row in rows if row.completion_ids]
+    for chunk, num_tokens in chunks:
+        assert num_tokens == tokens_of(chunk)
+        assert num_tokens <= budget or len(chunk) == 1
+
+
+@given(rows_of_few_prompts, st.integers(1, 300))
+def test_a_group_that_fits_is_never_split(sizes, budget):
+    rows = make_group_rows(sizes)
+    chunks = [chunk for chunk, _ in shared_microbatches(rows, budget)]
+    for prompt in {row.prompt_ids for row in rows}:
+        together = [row for row in rows if row.prompt_ids == prompt and row.completion_ids]
+        if together and tokens_of(together) <= budget:
+            assert sum(any(row.prompt_ids == prompt for row in chunk) for chunk in chunks) == 1
+
+
+@given(rows_of_few_prompts, st.integers(1, 300))
+def test_no_shared_microbatch_could_take_the_next_group(sizes, budget):
+    rows = make_group_rows(sizes)
+    chunks = [chunk for chunk, _ in shared_microbatches(rows, budget)]
+    for one, other in pairwise(chunks):
+        following = [row for row in rows if row.prompt_ids == other[0].prompt_ids]
+        assert tokens_of([*one, *following]) > budget

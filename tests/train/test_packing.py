@@ -16,6 +16,9 @@ from ngrpo.train.measure import update_metrics
 from ngrpo.train.packing import check_packing, pack, packed_microbatches
 from ngrpo.train.step import TrainingRow, logprobs_of
 
+# The model of these tests could share its prompts, and would never be packed.
+pytestmark = pytest.mark.usefixtures("padded_only")
+
 # --- what goes together ---
 
 

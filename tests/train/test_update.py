@@ -10,6 +10,8 @@ from update_helpers import (
     MAX_TOKENS,
     METHODS,
     TEMPERATURE,
+    cut_evenly,
+    exact_policy,
     frozen_reference,
     gradient,
     make_groups,
@@ -22,7 +24,7 @@ from update_helpers import (
 from helpers import small_model, small_policy
 from ngrpo.errors import NumericsError
 from ngrpo.train import step
-from ngrpo.train.rows import even_parts, group_rows
+from ngrpo.train.rows import group_rows
 from ngrpo.types import Outcome
 
 # --- the gradient ---
@@ -93,8 +95,8 @@ def by_hand(policy, prompt, completion):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_loss_and_gradient_are_those_of_the_formula(name):
-    policy, objective = small_policy(torch.float64), method(name)
+def test_loss_and_gradient_are_those_of_the_formula(name, way):
+    policy, objective = exact_policy(), method(name)
     groups = make_groups(policy)
     expected = loss_by_hand(name, policy, groups)
     expected_gradient = torch.autograd.grad(expected, policy.trainable_parameters())
@@ -108,12 +110,12 @@ def test_loss_and_gradient_are_those_of_the_formula(name):
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("count", [2, 4, 16])
-def test_gradient_does_not_depend_on_microbatches(name, count, monkeypatch):
-    policy, objective = small_policy(torch.float64), method(name)
+def test_gradient_does_not_depend_on_microbatches(name, count, way, monkeypatch):
+    policy, objective = exact_policy(), method(name)
     rows, reference = make_rows(policy, objective), reference_of(objective)
     whole = take_step(policy, objective, rows, reference=reference)
     expected = gradient(policy).clone()
-    monkeypatch.setattr(step, "microbatches", lambda rows, _: [list(part) for part in even_parts(rows, count) if part])
+    cut_evenly(monkeypatch, count)
     parts = take_step(policy, objective, rows, reference=reference)
     assert (gradient(policy) - expected).norm() <= 1e-10 * expected.norm()
     assert expected.norm() > 1e-3
@@ -124,8 +126,8 @@ def test_gradient_does_not_depend_on_microbatches(name, count, monkeypatch):
 
 
 @pytest.mark.parametrize("max_tokens", [1, 30, 60, 100])
-def test_gradient_does_not_depend_on_the_token_budget(max_tokens):
-    policy, objective = small_policy(torch.float64), method("ngrpo")
+def test_gradient_does_not_depend_on_the_token_budget(max_tokens, way):
+    policy, objective = exact_policy(), method("ngrpo")
     rows = make_rows(policy, objective)
     take_step(policy, objective, rows)
     expected = gradient(policy).clone()
@@ -134,12 +136,13 @@ def test_gradient_does_not_depend_on_the_token_budget(max_tokens):
 
 
 @pytest.mark.parametrize("name", ["ngrpo", "grpo", "dr_grpo"])
-def test_rows_of_zero_advantage_are_skipped_and_stay_in_the_denominators(name, monkeypatch):
-    policy, objective = small_policy(torch.float64), method(name)
+def test_rows_of_zero_advantage_are_skipped_and_stay_in_the_denominators(name, way, monkeypatch):
+    policy, objective = exact_policy(), method(name)
     rows = make_rows(policy, objective)
     seen = []
-    original = step.microbatches
-    monkeypatch.setattr(step, "microbatches", lambda rows, size: original(seen.extend(rows) or rows, size))
+    cutter = {"shared": "shared_microbatches", "padded": "microbatches"}[way]
+    original = getattr(step, cutter)
+    monkeypatch.setattr(step, cutter, lambda rows, size: original(seen.extend(rows) or rows, size))
     take_step(policy, objective, rows)
     assert [row for row in rows if row.advantage] == seen
     assert len(seen) == {"ngrpo": 12, "grpo": 8, "dr_grpo": 8}[name]  # of 16; under ngrpo all-wrong rows count
@@ -150,7 +153,7 @@ def test_rows_of_zero_advantage_are_skipped_and_stay_in_the_denominators(name, m
 
 
 def test_rows_that_do_not_count_change_nothing():
-    policy, objective = small_policy(torch.float64), method("psr")
+    policy, objective = exact_policy(), method("psr")
     rows = make_rows(policy, objective)
     assert [row.counts for row in rows] == [bool(value) for group in CORRECT for value in group]
     take_step(policy, objective, rows)
@@ -160,8 +163,8 @@ def test_rows_that_do_not_count_change_nothing():
 
 
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
-def test_gradient_checkpointing_changes_nothing():
-    policy, objective = small_policy(torch.float64), method("ngrpo")
+def test_gradient_checkpointing_changes_nothing(way):
+    policy, objective = exact_policy(), method("ngrpo")
     rows = make_rows(policy, objective)
     take_step(policy, objective, rows)
     expected = gradient(policy).clone()
@@ -191,7 +194,7 @@ def test_all_wrong_groups_teach_ngrpo_only(name, has_gradient):
 
 @pytest.mark.parametrize("rows", ["all wrong", "none"])
 def test_the_optimiser_steps_without_any_advantage(rows):
-    policy, objective = small_policy(torch.float64), method("grpo")
+    policy, objective = exact_policy(), method("grpo")
     optimizer = torch.optim.AdamW(policy.trainable_parameters(), lr=0.1, betas=(0.9, 0.999), weight_decay=0.0)
     take_step(policy, objective, make_rows(policy, objective), optimizer=optimizer)
     before = policy.model.model.embed_tokens.weight.detach().clone()
@@ -208,7 +211,7 @@ def test_the_optimiser_steps_without_any_advantage(rows):
 
 
 def test_gradients_of_the_step_before_are_forgotten():
-    policy, objective = small_policy(torch.float64), method("grpo")
+    policy, objective = exact_policy(), method("grpo")
     rows = make_rows(policy, objective)
     take_step(policy, objective, rows)
     expected = gradient(policy).clone()
@@ -227,7 +230,7 @@ def snapshot(policy, optimizer):
 
 @pytest.mark.parametrize("broken", ["old log-probability", "advantage", "weight", "weight of a row"])
 def test_a_loss_that_is_not_finite_leaves_weights_and_optimiser_alone(broken):
-    policy, objective = small_policy(torch.float64), method("ngrpo")
+    policy, objective = exact_policy(), method("ngrpo")
     rows = make_rows(policy, objective)
     optimizer = torch.optim.AdamW(policy.trainable_parameters(), lr=0.1)
     take_step(policy, objective, rows, optimizer=optimizer)
@@ -249,7 +252,7 @@ def test_a_loss_that_is_not_finite_leaves_weights_and_optimiser_alone(broken):
 
 
 def test_gradients_are_scaled_down_to_the_norm():
-    policy, objective = small_policy(torch.float64), method("ngrpo")
+    policy, objective = exact_policy(), method("ngrpo")
     rows = make_rows(policy, objective)
     free = take_step(policy, objective, rows)
     direction = gradient(policy) / free.grad_norm
@@ -263,7 +266,7 @@ def test_gradients_are_scaled_down_to_the_norm():
 
 
 def test_frozen_weights_get_no_gradient_and_stay():
-    policy, objective = small_policy(torch.float64), method("ngrpo")
+    policy, objective = exact_policy(), method("ngrpo")
     policy.model.model.embed_tokens.weight.requires_grad_(False)
     optimizer = torch.optim.SGD(policy.trainable_parameters(), lr=1.0)
     take_step(policy, objective, make_rows(policy, objective), optimizer=optimizer)

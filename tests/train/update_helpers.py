@@ -2,10 +2,11 @@
 
 import torch
 
-from helpers import EOS, make_prompts, small_policy
+from helpers import EOS, make_prompts, small_policy, with_exact_norms
 from ngrpo import objectives
-from ngrpo.policy import completion_logprobs, pad_rows
-from ngrpo.train.rows import group_rows
+from ngrpo.policy import Policy, completion_logprobs, pad_rows
+from ngrpo.train import step
+from ngrpo.train.rows import even_parts, group_rows
 from ngrpo.train.step import TrainingRow, update
 from ngrpo.types import Completion, Group, Outcome
 
@@ -26,6 +27,11 @@ METHODS = {
     "ngrpo with kl and entropy": {"kl_coef": 0.3, "entropy_coef": 0.2},
     "psr with kl and entropy": {"kl_coef": 0.3, "entropy_coef": 0.2},
 }
+
+
+def exact_policy(*, seed: int = 0) -> Policy:
+    """A policy that is float64 in every respect."""
+    return with_exact_norms(small_policy(torch.float64, seed=seed))
 
 
 def method(name: str) -> objectives.Objective:
@@ -82,8 +88,18 @@ def gradient(policy) -> torch.Tensor:
     return torch.cat([parameter.grad.flatten() for parameter in policy.trainable_parameters()])
 
 
+def cut_evenly(monkeypatch, count) -> None:
+    """Makes so many microbatches of every pass, whatever the budget, either way through the model."""
+
+    def parts(rows, _):
+        return [list(part) for part in even_parts(rows, count) if part]
+
+    monkeypatch.setattr(step, "microbatches", parts)
+    monkeypatch.setattr(step, "shared_microbatches", lambda rows, size: [(part, 0) for part in parts(rows, size)])
+
+
 def frozen_reference():
-    return small_policy(torch.float64, seed=5)
+    return exact_policy(seed=5)
 
 
 def reference_of(objective):

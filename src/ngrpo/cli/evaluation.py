@@ -51,6 +51,7 @@ DEFAULTS: dict[str, Any] = {
     "seed": 0,
     "engine": "native",
     "max_rows": 256,
+    "cache_gib": 4.0,
     "device": "auto",
     "precision": "auto",
 }
@@ -173,6 +174,7 @@ class _Engines:
             options.value("engine"),
             self.policy,
             max_rows=options.value("max_rows"),
+            cache_gib=options.value("cache_gib"),
             answers_are_boxed=is_boxed(reward),
         )
 

@@ -115,7 +115,10 @@ def evaluate(
         str | None, typer.Option(help="native (default), or gold (a control that answers with the gold).")
     ] = None,
     max_rows: Annotated[
-        int | None, typer.Option(min=1, help="Completions decoded at the same time. Default: 256.")
+        int | None, typer.Option(min=1, help="Completions decoded at the same time at most. Default: 256.")
+    ] = None,
+    cache_gib: Annotated[
+        float | None, typer.Option(help="Memory for keys, values and logits of them, in GiB. Default: 4.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto (default), cpu, cuda, mps.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto (default), float32, float64, bfloat16.")] = None,
@@ -157,6 +160,7 @@ def evaluate(
             "seed": seed,
             "engine": engine,
             "max_rows": max_rows,
+            "cache_gib": cache_gib,
             "device": device,
             "precision": precision,
         },

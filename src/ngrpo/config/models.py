@@ -158,7 +158,9 @@ class Rollout(Section):
     top_k: Annotated[int, Field(ge=0)] = 0
     """Keep only the k likeliest tokens; 0 keeps all. Training refuses anything else, as for top_p."""
     max_rows: PositiveInt = 256
-    """Completions decoded at the same time; bounds the memory of the cache, changes nothing else."""
+    """Completions decoded at the same time at most."""
+    cache_gib: Annotated[float, Field(gt=0)] = 4.0
+    """GiB for keys, values and logits of these; where it cannot hold `max_rows` of the longest, fewer are decoded."""
 
 
 class Refill(Section):
@@ -185,11 +187,13 @@ class Update(Section):
     num_updates_per_step: PositiveInt = 4
     """Optimiser steps per rollout batch; the groups are divided evenly among them."""
     max_microbatch_tokens: PositiveInt = 16384
-    """Tokens in one forward pass, padding included. Changes memory, not the gradient."""
+    """Most tokens in a pass, padding included. Changes memory, not the gradient; halved when memory runs out."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """Gradients are scaled down to this norm."""
     packing_window: PositiveInt | None = None
-    """Put several completions into one row of a microbatch, looking so many ahead for one that fits. Default: off."""
+    """For models whose prompts cannot be shared: several completions in a row, looking so many ahead. Default: off."""
+    max_importance_weight: Annotated[float, Field(ge=1.0)] | None = None
+    """Weigh each token by its probability, trainer's over sampler's, at most this; 1 where exact (not bfloat16)."""
 
 
 class Optim(Section):

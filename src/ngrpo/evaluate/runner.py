@@ -1,4 +1,7 @@
-"""Sample, grade, write as it goes. What is on disk is never sampled again."""
+"""Sample, grade, write as it goes. What is on disk is never sampled again.
+
+Samples are written as they are judged, in no order: which sample a line is, it says itself.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,9 +31,16 @@ from ngrpo.record import append_lines, progress_bar, write_json
 from ngrpo.rewards import Reward
 from ngrpo.rollout import Engine, SampleRequest, Sampling, random_key
 from ngrpo.rollout.engine import EVALUATION
+from ngrpo.rollout.grading import sample_and_judge
 from ngrpo.types import Completion, Outcome, Prompt
 
 OnProgress = Callable[[int], None]
+
+CHUNK_TOKENS = 1 << 22
+"""Tokens that the samples of one call of the engine may come to; at some 70 bytes each, they bound the memory."""
+
+MOST_FILLS = 32
+"""Most batches of `max_rows` in one call of the engine: only at its end does a batch run empty."""
 
 
 class Place(msgspec.Struct, gc=False):
@@ -82,9 +92,10 @@ def evaluate(
         prompts: The prompts.
         make_engine: Called only when samples are missing.
         reward: Judges.
-        max_rows: Completions sampled before they are graded and written.
-        on_progress: Called with the number of completions finished since the last call, those found on disk first; left
-            out, a bar is shown.
+        max_rows: Completions that the engine decodes at the same time. A reward that is asked between samplings gets
+            so many at once.
+        on_progress: Called with the number of completions written since the last call, those found on disk first;
+            perhaps from another thread. Left out, a bar is shown.
 
     Raises:
         ConfigError: The ks do not fit the samples.
@@ -116,11 +127,11 @@ def finish(
         if num_done < total:
             if num_done:
                 note_resumption(folder)
-            sampler = _Sampler(folder, settings, make_engine(), reward)
+            sampler = _Sampler(folder, settings, make_engine(), reward, max_rows, advance)
             missing = missing_requests(settings, prompts, is_done)
-            while chunk := list(islice(missing, max_rows)):
+            num_fills = min(CHUNK_TOKENS // (max_rows * settings.max_completion_tokens), MOST_FILLS)
+            while chunk := list(islice(missing, max_rows * max(1, num_fills))):
                 sampler.add(chunk)
-                advance(len(chunk))
     return write_summary(folder, settings.ks)
 
 
@@ -191,28 +202,42 @@ def sample_bar(total: int, num_done: int, on_progress: OnProgress | None) -> Ite
 
 
 class _Sampler:
-    """Samples, judges and writes one chunk at a time."""
+    """Samples, judges and writes, all three at the same time where the reward lets it."""
 
-    def __init__(self, folder: Path, settings: EvaluationSettings, engine: Engine, reward: Reward) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: EvaluationSettings,
+        engine: Engine,
+        reward: Reward,
+        max_rows: int,
+        on_progress: OnProgress,
+    ) -> None:
         self.path, self.engine, self.reward = folder / SAMPLES, engine, reward
+        self.max_rows, self.on_progress = max_rows, on_progress
         self.sampling = Sampling(
             settings.max_completion_tokens, settings.temperature, top_p=settings.top_p, top_k=settings.top_k
         )
 
     def add(self, chunk: Sequence[tuple[int, SampleRequest]]) -> None:
         """Samples a chunk; it is on disk when this returns."""
-        completions = self.engine.sample([request for _, request in chunk], self.sampling)
-        outcomes = self.reward([request.prompt for _, request in chunk], completions)
-        append_lines(
-            self.path,
-            (
-                {
-                    **sample_row(request.prompt, sample, completion.text, outcome),
-                    **made_by(completion),
-                }
-                for (sample, request), completion, outcome in zip(chunk, completions, outcomes, strict=True)
-            ),
-        )
+
+        def write(indices: list[int], completions: list[Completion], outcomes: list[Outcome]) -> None:
+            places = [chunk[index] for index in indices]
+            append_lines(
+                self.path,
+                (
+                    {
+                        **sample_row(request.prompt, sample, completion.text, outcome),
+                        **made_by(completion),
+                    }
+                    for (sample, request), completion, outcome in zip(places, completions, outcomes, strict=True)
+                ),
+            )
+            self.on_progress(len(indices))
+
+        requests = [request for _, request in chunk]
+        sample_and_judge(self.engine, self.reward, requests, self.sampling, write, num_at_once=self.max_rows)
 
 
 def sample_row(prompt: Prompt, sample: int, completion_text: str, outcome: Outcome) -> dict[str, Any]:

@@ -255,6 +255,8 @@ class Objective:
         mask: Tensor,
         ref_logprobs: Tensor | None = None,
         entropies: Tensor | None = None,
+        *,
+        importance_weights: Tensor | None = None,
     ) -> TokenTerms:
         """Loss of each token, regularisers included, not yet divided by anything.
 
@@ -267,6 +269,8 @@ class Objective:
                 divergence from it is only reported.
             entropies: [N, T] of the policy's distribution at each token, nats, with gradient. Needed where
                 `needs_entropy`.
+            importance_weights: [N, T] what each token's policy loss is multiplied with, without gradient; regularisers
+                are not. Left out, 1.
 
         Returns:
             `TokenTerms` of [N, T] tensors, at least float32.
@@ -293,6 +297,9 @@ class Objective:
             inputs = replace(inputs, mask=inputs.mask & _has_weight(inputs.advantages).unsqueeze(1))
         terms = self.policy(inputs)
         loss = terms.loss
+        if importance_weights is not None:
+            same_length(current_logprobs=current_logprobs, importance_weights=importance_weights)
+            loss = loss * torch.where(inputs.mask, importance_weights.detach(), 0.0).to(loss.dtype)
         for regulariser in self.regularisers:
             loss = loss + torch.where(inputs.mask, regulariser(inputs), 0.0)
         kl_nats = None

@@ -46,6 +46,7 @@ class Policy:
         pad_token_id: Fills padded positions; never attended to.
         max_positions: Longest sequence the model was made for, in tokens; None where it does not say.
         autocast_dtype: Arithmetic of the forward pass where it is not the weights' own, else None.
+        max_pass_tokens: Most tokens that one pass may have, once memory has run out at more; else None.
     """
 
     model: Any
@@ -54,6 +55,7 @@ class Policy:
     pad_token_id: int
     max_positions: int | None
     autocast_dtype: torch.dtype | None = None
+    max_pass_tokens: int | None = None
 
     @property
     def device(self) -> torch.device:

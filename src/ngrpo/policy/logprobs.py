@@ -133,7 +133,7 @@ def completion_logprobs(
         return _logprobs(_padded_logits(policy, batch, temperature), batch.completion_ids, with_entropy)
     logits = _packed_logits(policy, batch, batch.predicted_at, temperature)
     logprobs, entropies = _logprobs(logits, batch.completion_ids[batch.mask], with_entropy)
-    return _spread(logprobs, batch.mask), None if entropies is None else _spread(entropies, batch.mask)
+    return spread(logprobs, batch.mask), None if entropies is None else spread(entropies, batch.mask)
 
 
 @torch.no_grad()
@@ -224,6 +224,6 @@ def _logprobs(logits: Tensor, token_ids: Tensor, with_entropy: bool) -> tuple[Te
     return logprobs, log_normaliser - (probabilities * logits).sum(-1)
 
 
-def _spread(values: Tensor, mask: Tensor) -> Tensor:
-    """One number per true place of the mask -> [N, T], 0 elsewhere."""
+def spread(values: Tensor, mask: Tensor) -> Tensor:
+    """[number of completion tokens], one for each true place of the mask [N, T] -> [N, T], 0 elsewhere."""
     return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)

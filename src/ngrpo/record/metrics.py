@@ -51,6 +51,8 @@ METRICS: dict[str, Metric] = {
         "nats", "mean k1 estimate of KL(old || reference) per token (old - reference), where rewards are charged for it"
     ),
     "policy/sampler_gap_nats": Metric("nats", "largest |sampler - trainer| log-probability where old ones are retaken"),
+    "policy/sampler_ratio_mean": Metric("ratio", "mean probability of a sampled token, trainer's over sampler's"),
+    "policy/sampler_kl_nats": Metric("nats", "mean k3 estimate of KL(sampler || trainer) per sampled token"),
     "policy/ratio_mean": Metric("ratio", "mean probability ratio, current over old, over the updates"),
     "policy/ratio_max": Metric("ratio", "largest probability ratio"),
     "baseline/greedy_reward_mean": Metric("reward", "mean over kept completions of the greedy reward of their prompt"),

@@ -7,7 +7,7 @@ from ngrpo.rewards.abstention import AbstentionReward
 from ngrpo.rewards.answers import AnswerReward, choice_reward, exact_reward, numeric_reward
 from ngrpo.rewards.function import FunctionReward, load_function
 from ngrpo.rewards.math import MathReward, grade
-from ngrpo.rewards.protocol import Reward
+from ngrpo.rewards.protocol import Reward, judges_elsewhere
 from ngrpo.rewards.reasoning_gym import GymReward
 from ngrpo.rewards.shaping import Term, make_term
 from ngrpo.rewards.weighted import ShapedReward, WeightedTerm, part_names
@@ -27,6 +27,7 @@ __all__ = [
     "choice_reward",
     "exact_reward",
     "grade",
+    "judges_elsewhere",
     "load_function",
     "make_term",
     "numeric_reward",

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ngrpo.rewards.protocol import Reward
+from ngrpo.rewards.protocol import Reward, judges_elsewhere
 from ngrpo.types import Completion, Outcome, Prompt
 
 
@@ -27,7 +27,7 @@ class AbstentionReward:
     """
 
     def __init__(self, inner: Reward, phrases: Sequence[str]) -> None:
-        self.inner = inner
+        self.inner, self.judges_elsewhere = inner, judges_elsewhere(inner)
         self._phrases = [phrase.casefold() for phrase in phrases]
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Outcome]:

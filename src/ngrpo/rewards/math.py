@@ -47,6 +47,8 @@ class MathReward:
         >>> reward.close()
     """
 
+    judges_elsewhere = True
+
     def __init__(
         self,
         profile: str = "strict",

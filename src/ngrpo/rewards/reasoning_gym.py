@@ -49,6 +49,8 @@ class GymReward:
         MissingExtraError: reasoning-gym is not installed.
     """
 
+    judges_elsewhere = True
+
     def __init__(
         self,
         task: str,

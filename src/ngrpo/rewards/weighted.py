@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ngrpo.rewards.function import RowFailure
-from ngrpo.rewards.protocol import Reward
-from ngrpo.rewards.shaping import Term
+from ngrpo.rewards.protocol import Reward, judges_elsewhere
+from ngrpo.rewards.shaping import LengthTerm, RegexTerm, Term, TextTerm
 from ngrpo.types import Completion, Outcome, Prompt
 
 JUDGE = "judge"
@@ -59,6 +59,9 @@ class ShapedReward:
     def __init__(self, inner: Reward, terms: Sequence[WeightedTerm]) -> None:
         self.inner = inner
         self._terms = list(terms)
+        # Any other term may look at the whole batch, and may not be meant for threads.
+        are_own = all(isinstance(each.term, TextTerm | RegexTerm | LengthTerm) for each in self._terms)
+        self.judges_elsewhere = judges_elsewhere(inner) and are_own
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Outcome]:
         """Judge a batch; see `Reward`."""

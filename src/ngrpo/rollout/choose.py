@@ -148,20 +148,21 @@ def reward_bounds(settings: RewardSettings) -> tuple[float, float] | None:
     return math.fsum([0.0, *(low for low, _ in bounds)]), math.fsum([1.0, *(high for _, high in bounds)])
 
 
-def engine_for(name: str, policy: Policy, *, max_rows: int, answers_are_boxed: bool) -> Engine:
+def engine_for(name: str, policy: Policy, *, max_rows: int, cache_gib: float, answers_are_boxed: bool) -> Engine:
     r"""Finds the engine of a name.
 
     Args:
         name: `native` samples from the policy; `gold` answers every prompt with its gold, a control that must score 1.
         policy: The model.
-        max_rows: Completions decoded at the same time.
+        max_rows: Completions decoded at the same time at most.
+        cache_gib: Memory that bounds them too, in GiB; see `NativeEngine`.
         answers_are_boxed: Whether the reward looks for `\boxed{...}`, which `gold` then writes.
 
     Raises:
         ConfigError: No such engine.
     """
     if name == "native":
-        return NativeEngine(policy, max_rows=max_rows)
+        return NativeEngine(policy, max_rows=max_rows, cache_gib=cache_gib)
     if name != "gold":
         raise ConfigError(f"there is no engine {name!r}. The engines are: native, gold.")
 

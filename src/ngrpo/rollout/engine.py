@@ -10,6 +10,9 @@ import numpy as np
 from ngrpo.errors import ConfigError
 from ngrpo.types import Completion, Prompt
 
+OnCompletions = Callable[[list[int], list[Completion]], None]
+"""Told which requests have ended, as their indices, and their completions."""
+
 TRAINING, EVALUATION, GREEDY, TRACKER_START, REFERENCE_VALUES, PROMPT_DRAW = range(6)
 PROMPT_PRUNING, COMPLETION_PRUNING, DRAFTS = range(6, 9)
 """Streams of random numbers: a run's evaluations, and what a method samples besides, never disturb its rollouts."""
@@ -83,7 +86,7 @@ class Engine(Protocol):
         requests: Sequence[SampleRequest],
         sampling: Sampling,
         *,
-        on_progress: Callable[[int], None] | None = None,
+        on_completions: OnCompletions | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> list[Completion]:
         """Samples every request.
@@ -91,7 +94,8 @@ class Engine(Protocol):
         Args:
             requests: What to complete.
             sampling: How tokens are drawn.
-            on_progress: Called with the number of completions finished since the last call.
+            on_completions: Called with completions as they end, in any order, each exactly once and none after the
+                return: indices of requests, and the completion of each. An error it raises ends the sampling.
             should_stop: Asked between tokens; true makes the engine raise `Interrupted`.
         """
         ...

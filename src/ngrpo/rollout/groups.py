@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 
 from ngrpo.rewards import Reward
 from ngrpo.rollout.engine import Engine, SampleRequest, Sampling, random_key
-from ngrpo.types import Group, Prompt
+from ngrpo.rollout.grading import sample_and_judge
+from ngrpo.types import Completion, Group, Outcome, Prompt
 
 
 def sample_groups(
@@ -18,10 +19,11 @@ def sample_groups(
     stream: int,
     step: int,
     occurrences: Sequence[int] | None = None,
-    on_progress: Callable[[int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> list[Group]:
     """Samples `num_samples` completions of each prompt and judges them.
+
+    A reward that is asked on this thread is asked once, for all of them in the order of the groups.
 
     Args:
         engine: Samples.
@@ -33,7 +35,6 @@ def sample_groups(
         stream: Which stream of random numbers: `TRAINING`, `EVALUATION` or another of `rollout.engine`.
         step: The rollout step.
         occurrences: Number of each prompt within the step; left out, they are counted from 0.
-        on_progress: Called with the number of completions finished since the last call.
         should_stop: Asked between tokens.
     """
     if not prompts:
@@ -44,13 +45,18 @@ def sample_groups(
         for prompt, number in zip(prompts, numbers, strict=True)
         for sample in range(num_samples)
     ]
-    completions = engine.sample(requests, sampling, on_progress=on_progress, should_stop=should_stop)
-    outcomes = reward([request.prompt for request in requests], completions)
+    judged: dict[int, tuple[Completion, Outcome]] = {}
+
+    def keep(indices: list[int], completions: list[Completion], outcomes: list[Outcome]) -> None:
+        judged.update(zip(indices, zip(completions, outcomes, strict=True), strict=True))
+
+    sample_and_judge(engine, reward, requests, sampling, keep, num_at_once=len(requests), should_stop=should_stop)
+    pairs = [judged[index] for index in range(len(requests))]
     return [
         Group(
             prompt,
-            tuple(completions[place * num_samples : (place + 1) * num_samples]),
-            tuple(outcomes[place * num_samples : (place + 1) * num_samples]),
+            tuple(completion for completion, _ in pairs[place * num_samples : (place + 1) * num_samples]),
+            tuple(outcome for _, outcome in pairs[place * num_samples : (place + 1) * num_samples]),
         )
         for place, prompt in enumerate(prompts)
     ]

@@ -6,7 +6,7 @@ import torch
 
 from ngrpo.errors import Interrupted
 from ngrpo.policy import Policy, completion_logprobs, pad_rows
-from ngrpo.rollout.engine import SampleRequest, Sampling
+from ngrpo.rollout.engine import OnCompletions, SampleRequest, Sampling
 from ngrpo.types import Completion
 
 
@@ -29,7 +29,7 @@ class ScriptedEngine:
         requests: Sequence[SampleRequest],
         sampling: Sampling,
         *,
-        on_progress: Callable[[int], None] | None = None,
+        on_completions: OnCompletions | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> list[Completion]:
         """Answers every request; see `Engine.sample`."""
@@ -39,8 +39,8 @@ class ScriptedEngine:
                 raise Interrupted("sampling was asked to stop")
             chunk = requests[start : start + self.max_rows]
             completions.extend(self._score(chunk, sampling))
-            if on_progress is not None:
-                on_progress(len(chunk))
+            if on_completions is not None:
+                on_completions(list(range(start, len(completions))), completions[start:])
         return completions
 
     @torch.inference_mode()

@@ -201,7 +201,11 @@ def _assemble(
         optimizer=optimizer,
         companions=companions,
         engine=engine_for(
-            config.rollout.engine, policy, max_rows=config.rollout.max_rows, answers_are_boxed=is_boxed(reward)
+            config.rollout.engine,
+            policy,
+            max_rows=config.rollout.max_rows,
+            cache_gib=config.rollout.cache_gib,
+            answers_are_boxed=is_boxed(reward),
         ),
         recorder=recorder,
         state=state,

@@ -23,7 +23,7 @@ from ngrpo.train.measure import (
 )
 from ngrpo.train.policy_update import update_policy
 from ngrpo.train.rollout import collect
-from ngrpo.train.rows import advantages_of, group_rows, with_retaken_logprobs
+from ngrpo.train.rows import advantages_of, group_rows, with_importance_weights, with_retaken_logprobs
 from ngrpo.train.signals import stop_on_signals
 from ngrpo.train.validate import validate_when_due
 
@@ -101,15 +101,12 @@ def train_step(run: TrainingRun, should_stop: Callable[[], bool]) -> None:
     rollout = collect(run, should_stop)
     groups, metrics = rollout.kept_groups, rollout_metrics(rollout.sampled)
     if run.policy.autocast_dtype is not None:
-        groups, metrics["policy/sampler_gap_nats"] = with_retaken_logprobs(
-            run.policy,
-            groups,
-            config.rollout.temperature,
-            config.update.max_microbatch_tokens,
-            config.update.packing_window,
-        )
+        groups, mismatch = with_retaken_logprobs(run.policy, groups, config)
+        metrics |= mismatch
     facts = rollout_facts(run, groups, should_stop)
     rows = group_rows(run.objective, groups, facts)
+    if config.update.max_importance_weight is not None:
+        rows = with_importance_weights(rows, rollout.kept_groups, config.update.max_importance_weight)
     metrics |= greedy_metrics(facts, groups) | reward_kl_metrics(facts)
     metrics |= draft_metrics(rollout.drafted, rollout.sampled)
     sampled = time.perf_counter()

@@ -1,16 +1,16 @@
-"""Dense packing: several whole sequences in a row of a microbatch, where padding would otherwise stand."""
+"""What goes together: microbatches of rows that share their prompt, and dense packing of rows that cannot.
+
+Packing puts several whole sequences in a row of a microbatch, where padding would otherwise stand.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 
 from ngrpo.errors import ConfigError
-from ngrpo.policy import Policy, TokenBatch, completion_logprobs, pack_rows, pad_rows
-
-if TYPE_CHECKING:
-    from ngrpo.train.step import TrainingRow
+from ngrpo.policy import Policy, TokenBatch, completion_logprobs, pack_rows, pad_rows, shared_tokens
+from ngrpo.train.training_rows import TrainingRow
 
 MAX_ROUNDING_NATS = 1e-3
 """Most that a float32 forward pass of another shape may change a log-probability by."""
@@ -53,9 +53,7 @@ def pack(lengths: Sequence[int], *, capacity: int, window: int) -> list[list[int
     return rows
 
 
-def packed_microbatches(
-    rows: Sequence["TrainingRow"], max_tokens: int, window: int
-) -> Iterator[list[list["TrainingRow"]]]:
+def packed_microbatches(rows: Sequence[TrainingRow], max_tokens: int, window: int) -> Iterator[list[list[TrainingRow]]]:
     """Cuts rows into microbatches of packed rows whose padded size stays within a token budget.
 
     A packed row is twice as long as the longest sequence at most: longer ones fill better, but attention costs the
@@ -79,6 +77,43 @@ def packed_microbatches(
         width = max(width, length)
     if chunk:
         yield chunk
+
+
+def shared_microbatches(rows: Sequence[TrainingRow], max_tokens: int) -> Iterator[tuple[list[TrainingRow], int]]:
+    """Cuts rows into microbatches in which every prompt stands once, and no padding.
+
+    Rows of a prompt stay together, as far as the budget reaches. A row without a completion is left out: it has no
+    gradient, and nothing to say.
+
+    Args:
+        rows: In any order.
+        max_tokens: Budget of one forward pass, in real tokens. A row that is longer is a microbatch of its own.
+
+    Yields:
+        Rows, and how many tokens their pass has.
+    """
+    of_prompt: dict[tuple[int, ...], list[TrainingRow]] = {}
+    for row in rows:
+        if row.completion_ids:
+            of_prompt.setdefault(row.prompt_ids, []).append(row)
+    chunk: list[TrainingRow] = []
+    num_tokens = 0
+    for prompt, members in of_prompt.items():
+        # Split only what would be split in any case.
+        if chunk and num_tokens + shared_tokens([(prompt, row.completion_ids) for row in members]) > max_tokens:
+            yield chunk, num_tokens
+            chunk, num_tokens = [], 0
+        num_tokens += len(prompt)
+        for place, row in enumerate(members):
+            # The last token of a completion is read by nobody.
+            own = len(row.completion_ids) - 1
+            if place > 0 and num_tokens + own > max_tokens:
+                yield chunk, num_tokens
+                chunk, num_tokens = [], len(prompt)
+            chunk.append(row)
+            num_tokens += own
+    if chunk:
+        yield chunk, num_tokens
 
 
 @torch.no_grad()

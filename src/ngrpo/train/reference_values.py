@@ -130,5 +130,6 @@ def reference_engine(run: "TrainingRun") -> Engine:
         run.config.rollout.engine,
         run.reference,
         max_rows=run.config.rollout.max_rows,
+        cache_gib=run.config.rollout.cache_gib,
         answers_are_boxed=is_boxed(run.reward),
     )

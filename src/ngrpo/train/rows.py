@@ -4,6 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+import torch
+
+from ngrpo.config import RunConfig
 from ngrpo.errors import ConfigError
 from ngrpo.objectives import Objective, RolloutFacts
 from ngrpo.policy import Policy
@@ -80,12 +83,8 @@ def advantages_of(rows: list[list[TrainingRow]], kept: Sequence[bool]) -> list[l
 
 
 def with_retaken_logprobs(
-    policy: Policy,
-    groups: list[Group],
-    temperature: float,
-    max_microbatch_tokens: int,
-    packing_window: int | None = None,
-) -> tuple[list[Group], float]:
+    policy: Policy, groups: list[Group], config: RunConfig
+) -> tuple[list[Group], dict[str, float]]:
     """Old log-probabilities from the forward pass that the update itself makes; a given solution keeps its author's.
 
     For arithmetic in which the sampler's cached decoding and the update's full forward pass differ visibly (bfloat16);
@@ -94,24 +93,20 @@ def with_retaken_logprobs(
     Args:
         policy: Not changed.
         groups: The groups that enter the update.
-        temperature: The sampling temperature.
-        max_microbatch_tokens: Budget of one forward pass.
-        packing_window: As of the update.
+        config: How they were sampled, and how they will be updated on.
 
     Returns:
-        The groups, and the largest difference to the sampler's log-probabilities, nats.
+        The groups, and metrics of how far sampler and trainer are apart.
     """
     own = [(group.prompt, each) for group in groups for each in group.completions if not each.is_anchor]
     retaken = logprobs_of(
         policy,
         [(prompt.token_ids, each.token_ids) for prompt, each in own],
-        temperature=temperature,
-        max_microbatch_tokens=max_microbatch_tokens,
-        packing_window=packing_window,
+        temperature=config.rollout.temperature,
+        max_microbatch_tokens=config.update.max_microbatch_tokens,
+        packing_window=config.update.packing_window,
     )
-    olds = (old for _, each in own for old in each.logprobs)
-    news = (new for row in retaken for new in row)
-    gap_nats = max((abs(new - old) for new, old in zip(news, olds, strict=True)), default=0.0)
+    metrics = _mismatch([each.logprobs for _, each in own], retaken)
     rest = iter(retaken)
     return [
         replace(
@@ -121,7 +116,58 @@ def with_retaken_logprobs(
             ),
         )
         for group in groups
-    ], gap_nats
+    ], metrics
+
+
+def _mismatch(sampled: Sequence[Sequence[float]], retaken: Sequence[Sequence[float]]) -> dict[str, float]:
+    """How far two sets of log-probabilities of the same tokens are apart; nothing where there is no token."""
+    gaps = _flat(retaken) - _flat(sampled)
+    if not gaps.numel():
+        return {}
+    ratios = gaps.exp()
+    return {
+        "policy/sampler_gap_nats": float(gaps.abs().max()),
+        "policy/sampler_ratio_mean": float(ratios.mean()),
+        "policy/sampler_kl_nats": float((ratios - 1.0 - gaps).mean()),
+    }
+
+
+def _flat(rows: Sequence[Sequence[float]]) -> torch.Tensor:
+    return torch.tensor([value for row in rows for value in row], dtype=torch.float64)
+
+
+def with_importance_weights(
+    rows: list[list[TrainingRow]], sampled: list[Group], max_weight: float
+) -> list[list[TrainingRow]]:
+    """The same rows with the weight of each token: its old probability over the one it was sampled with, capped.
+
+    Tokens come from the sampler's distribution and the loss is about the trainer's; where the two differ, the weight
+    makes expectations those of the trainer, and the cap bounds its variance (truncated importance sampling, Yao et al.
+    2025, as in verl and TRL). Where the sampler's numbers are exact every weight is 1.
+
+    Args:
+        rows: Of each group, with the trainer's `old_logprobs`.
+        sampled: The same groups as they were sampled.
+        max_weight: The cap.
+
+    Example:
+        >>> from ngrpo.types import Prompt
+        >>> row = TrainingRow((7,), (8, 9), (-1.0, -1.0), 1.0)
+        >>> completion = Completion((8, 9), (-1.5, -3.0), "", "eos")
+        >>> group = Group(Prompt("a", "a", (7,), None), (completion,), ())
+        >>> [[weighted]] = with_importance_weights([[row]], [group], max_weight=2.0)
+        >>> weighted.importance_weights                                   # exp(0.5), and exp(2) capped
+        (1.6487212707001282, 2.0)
+    """
+
+    def weighted(row: TrainingRow, completion: Completion) -> TrainingRow:
+        gaps = _flat([row.old_logprobs]) - _flat([completion.logprobs])
+        return replace(row, importance_weights=tuple(gaps.exp().clamp(max=max_weight).tolist()))
+
+    return [
+        [weighted(row, completion) for row, completion in zip(line, group.completions, strict=True)]
+        for line, group in zip(rows, sampled, strict=True)
+    ]
 
 
 def even_parts(items: Sequence[Item], count: int) -> Iterator[Sequence[Item]]:

@@ -32,11 +32,12 @@ FREE_TO_CHANGE = (
     "reward.num_workers",
     "reward.timeout_s",
     "rollout.max_rows",
+    "rollout.cache_gib",
     "update.max_microbatch_tokens",
     "update.packing_window",
 )
 """Settings a resumed run may change (its folder may have been moved). None changes what was done already; the last
-three change what comes by rounding only, `train.num_steps` where a schedule ends at it, and `reward.timeout_s` what
+four change what comes by rounding only, `train.num_steps` where a schedule ends at it, and `reward.timeout_s` what
 the judge gets done."""
 
 

@@ -1,109 +1,39 @@
 """One optimiser step: microbatches, one global denominator, finite check, update.
 
-Axes: N rows of the step, T completion positions.
+Where the model allows it, a microbatch is one row of real tokens with every prompt in it once (`policy.shared_prefix`);
+elsewhere rows are padded or packed, which is the slow twin.
+
+Axes: N rows of the step, M their completion tokens, T completion positions, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ngrpo.errors import NumericsError
-from ngrpo.objectives import Counts, Objective, OldPolicyKL, TokenTerms
-from ngrpo.policy import Policy, TokenBatch, completion_logprobs, pack_rows, pad_rows
-from ngrpo.train.packing import packed_microbatches
+from ngrpo.objectives import Counts, Objective, OldPolicyKL
+from ngrpo.policy import (
+    Policy,
+    TokenBatch,
+    backward_through_head,
+    can_share_prefix,
+    completion_logprobs,
+    pack_rows,
+    pad_rows,
+    share_rows,
+    shared_logprobs,
+    shared_states,
+    spread,
+)
+from ngrpo.train.memory import one_pass, within_memory
+from ngrpo.train.packing import packed_microbatches, shared_microbatches
+from ngrpo.train.training_rows import TrainingRow, UpdateStats, padded, token_advantages
 
-
-@dataclass(frozen=True)
-class TrainingRow:
-    """One completion as the update sees it.
-
-    Attributes:
-        prompt_ids: Token ids of the prompt.
-        completion_ids: Token ids of the completion.
-        old_logprobs: Log-probability of each completion token at the start of the rollout step, nats.
-        advantage: From the whole group; may be zero. The mean over the tokens, where a method tells them apart.
-        counts: Whether the row enters the denominators (a method may leave rows out).
-        token_advantages: The advantage of each token, where a method tells them apart; else empty.
-        group: Number of its group within the rollout step.
-        old_values: What a critic said before each token at the start of the rollout step; else empty.
-        value_targets: What it should have said; else empty.
-    """
-
-    prompt_ids: tuple[int, ...]
-    completion_ids: tuple[int, ...]
-    old_logprobs: tuple[float, ...]
-    advantage: float
-    counts: bool = True
-    token_advantages: tuple[float, ...] = ()
-    group: int = 0
-    old_values: tuple[float, ...] = ()
-    value_targets: tuple[float, ...] = ()
-
-    @property
-    def has_gradient(self) -> bool:
-        """Whether the policy's own loss has a gradient here."""
-        return self.advantage != 0.0 or any(self.token_advantages)
-
-    def with_advantage(self, advantage: float | Sequence[float]) -> "TrainingRow":
-        """The same row with another advantage, or with one for each token; more than it has tokens are left out."""
-        if isinstance(advantage, float):
-            return replace(self, advantage=advantage, token_advantages=())
-        tokens = tuple(advantage[: len(self.completion_ids)])
-        return replace(self, advantage=sum(tokens) / max(1, len(tokens)), token_advantages=tokens)
-
-
-@dataclass
-class UpdateStats:
-    """What one optimiser step measured; sums over tokens, divided when read.
-
-    Attributes:
-        loss: Value of the objective's loss, regularisers included.
-        grad_norm: Before clipping.
-        num_tokens: Completion tokens that went through the model and count.
-        num_positive_tokens: Those with a positive advantage.
-        num_negative_tokens: Those with a negative advantage.
-        clipped_high_tokens: Positive-advantage tokens whose gradient the upper bound stopped.
-        clipped_low_tokens: Negative-advantage tokens whose gradient the lower bound stopped.
-        ratio_sum: Sum of probability ratios, current over old.
-        old_kl_nats_sum: Sum of the k3 estimate of KL(old || current).
-        reference_kl_nats_sum: Sum of the KL to the reference, where the objective has one.
-        max_ratio: Largest probability ratio.
-        old_kl_coef: Weight of the divergence from the old policy, where the loss has one that the step decides on.
-        num_positions: Positions of the forward passes with gradient, padding included.
-        num_filled_positions: Those of them that hold a token of a prompt or a completion.
-    """
-
-    loss: float = 0.0
-    grad_norm: float = 0.0
-    num_tokens: int = 0
-    num_positive_tokens: int = 0
-    num_negative_tokens: int = 0
-    clipped_high_tokens: int = 0
-    clipped_low_tokens: int = 0
-    ratio_sum: float = 0.0
-    old_kl_nats_sum: float = 0.0
-    reference_kl_nats_sum: float = 0.0
-    max_ratio: float = 0.0
-    old_kl_coef: float | None = None
-    num_positions: int = 0
-    num_filled_positions: int = 0
-
-    def add(self, terms: TokenTerms, advantages: Tensor, mask: Tensor) -> None:
-        """Adds one microbatch."""
-        ratio = terms.ratio[mask].double()
-        self.num_tokens += int(mask.sum())
-        self.num_positive_tokens += int((mask & (advantages > 0)).sum())
-        self.num_negative_tokens += int((mask & (advantages < 0)).sum())
-        self.clipped_high_tokens += int(terms.is_clipped_high.sum())
-        self.clipped_low_tokens += int(terms.is_clipped_low.sum())
-        if ratio.numel():
-            self.ratio_sum += float(ratio.sum())
-            self.max_ratio = max(self.max_ratio, float(ratio.max()))
-            self.old_kl_nats_sum += float((ratio - 1.0 - ratio.log()).sum())
-        if terms.kl_nats is not None:
-            self.reference_kl_nats_sum += float(terms.kl_nats[mask].sum())
+PASS_TOKENS_ON_CPU = 2048
+"""Largest pass over real tokens on a processor: what a larger one keeps for its backward falls out of the caches."""
 
 
 def microbatches(rows: Sequence[TrainingRow], max_tokens: int) -> Iterator[list[TrainingRow]]:
@@ -184,15 +114,13 @@ def update(
     Raises:
         NumericsError: Loss or gradient norm is not finite; weights and optimiser are untouched.
     """
-    stats = UpdateStats()
     parameters = policy.trainable_parameters()
-    for parameter in parameters:
-        parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.zero_()
     counts = Counts(
         num_tokens=sum(len(row.completion_ids) for row in rows if row.counts),
         num_sequences=sum(row.counts for row in rows),
     )
     policy.model.train()
+    coefs: list[float] = []
     if objective.needs_step_pass and rows:
         objective, rows = _objective_of_step(
             policy,
@@ -203,18 +131,16 @@ def update(
             packing_window=packing_window,
         )
         coefs = [part.coef for part in objective.regularisers if isinstance(part, OldPolicyKL)]
-        stats.old_kl_coef = sum(coefs) if coefs else None
-    # Rows without advantage have exactly zero gradient, unless a regulariser gives them one.
-    needed = rows if objective.regularisers else [row for row in rows if row.has_gradient]
-    for chunk, batch in batches(policy, needed, max_microbatch_tokens, packing_window):
-        loss, terms, advantages, mask = _microbatch_loss(
-            policy, objective, chunk, batch, counts=counts, temperature=temperature, reference=reference
-        )
-        loss.backward()
-        stats.loss += float(loss.detach())
-        stats.add(terms, advantages, mask)
-        stats.num_positions += batch.input_ids.numel()
-        stats.num_filled_positions += sum(len(row.prompt_ids) + len(row.completion_ids) for row in chunk)
+    # Rows without advantage have exactly zero gradient, unless a regulariser gives them one; those without tokens do.
+    needed = [row for row in rows if row.completion_ids and (objective.regularisers or row.has_gradient)]
+    step = _Step(policy, objective, counts, temperature, reference)
+    stats = within_memory(
+        lambda max_tokens: step.gradient(needed, max_tokens, packing_window),
+        policy,
+        max_microbatch_tokens,
+        can_recompute=True,
+    )
+    stats.old_kl_coef = sum(coefs) if coefs else None
     policy.model.eval()
     norm = torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
     stats.grad_norm = float(norm)
@@ -227,32 +153,110 @@ def update(
     return stats
 
 
-def _microbatch_loss(
-    policy: Policy,
-    objective: Objective,
-    rows: Sequence[TrainingRow],
-    batch: TokenBatch,
-    *,
-    counts: Counts,
-    temperature: float,
-    reference: Policy | None,
-) -> tuple[Tensor, TokenTerms, Tensor, Tensor]:
-    """The loss of some rows, divided by the denominators of the whole step."""
-    current, entropies = completion_logprobs(
-        policy, batch, temperature=temperature, with_entropy=objective.needs_entropy
-    )
-    old = padded([row.old_logprobs for row in rows], like=current)
-    reference_logprobs = None
-    if objective.needs_reference:
-        assert reference is not None, "assemble loads a reference where the objective needs one"
-        with torch.no_grad():
-            reference_logprobs, _ = completion_logprobs(reference, batch, temperature=temperature)
-    advantages = token_advantages(rows, like=current)
-    counted = batch.mask & torch.tensor([row.counts for row in rows], device=current.device).unsqueeze(-1)
-    terms = objective.token_terms(
-        current, old, advantages, counted, ref_logprobs=reference_logprobs, entropies=entropies
-    )
-    return objective.reduce(terms, counted, counts=counts), terms, advantages, counted
+@dataclass(frozen=True)
+class _Step:
+    """What all microbatches of one optimiser step have in common; arguments as of `update`."""
+
+    policy: Policy
+    objective: Objective
+    counts: Counts
+    temperature: float
+    reference: Policy | None
+
+    def gradient(self, rows: Sequence[TrainingRow], max_tokens: int, packing_window: int | None) -> UpdateStats:
+        """Leaves the gradient of the step's loss in the parameters, whatever was there before."""
+        for parameter in self.policy.trainable_parameters():
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.zero_()
+        stats = UpdateStats()
+        if can_share_prefix(self.policy) and (self.reference is None or can_share_prefix(self.reference)):
+            for chunk, num_tokens in shared_microbatches(rows, _pass_tokens(self.policy, max_tokens)):
+                one_pass(partial(self._add_shared, stats, chunk), num_rows=len(chunk), num_tokens=num_tokens)
+        else:
+            for chunk, batch in batches(self.policy, rows, max_tokens, packing_window):
+                work = partial(self._add_padded, stats, chunk, batch)
+                one_pass(work, num_rows=len(chunk), num_tokens=batch.input_ids.numel())
+        return stats
+
+    def _add_shared(self, stats: UpdateStats, rows: list[TrainingRow]) -> None:
+        """Adds the gradient of one microbatch; log-probabilities exist for some completions at a time only."""
+        batch = share_rows([(row.prompt_ids, row.completion_ids) for row in rows], self.policy)
+        reference_logprobs: Sequence[Tensor] = ()
+        if self.objective.needs_reference:
+            values = shared_logprobs(self._reference(), batch, temperature=self.temperature)
+            reference_logprobs = values.split(batch.lengths)
+
+        def loss_of(first: int, last: int, logprobs: Tensor, entropies: Tensor | None) -> Tensor:
+            lengths = torch.tensor(batch.lengths[first:last], device=logprobs.device)
+            mask = torch.arange(max(batch.lengths[first:last]), device=logprobs.device) < lengths.unsqueeze(-1)
+            reference = reference_logprobs[first:last]
+            return self._loss(
+                stats,
+                rows[first:last],
+                mask,
+                spread(logprobs, mask),
+                entropies=None if entropies is None else spread(entropies, mask),
+                reference_logprobs=spread(torch.cat(reference), mask) if reference else None,
+            )
+
+        with shared_states(self.policy, batch) as states, self.policy.arithmetic():
+            backward_through_head(
+                self.policy.model.get_output_embeddings(),
+                states,
+                batch.completion_ids,
+                batch.lengths,
+                temperature=self.temperature,
+                with_entropy=self.objective.needs_entropy,
+                loss_of=loss_of,
+            )
+        stats.num_positions += batch.input_ids.numel()
+        stats.num_filled_positions += batch.input_ids.numel()
+
+    def _add_padded(self, stats: UpdateStats, rows: list[TrainingRow], batch: TokenBatch) -> None:
+        """The same from padded or packed rows."""
+        current, entropies = completion_logprobs(
+            self.policy, batch, temperature=self.temperature, with_entropy=self.objective.needs_entropy
+        )
+        reference_logprobs = None
+        if self.objective.needs_reference:
+            with torch.no_grad():
+                reference_logprobs, _ = completion_logprobs(self._reference(), batch, temperature=self.temperature)
+        loss = self._loss(stats, rows, batch.mask, current, entropies=entropies, reference_logprobs=reference_logprobs)
+        loss.backward()
+        stats.num_positions += batch.input_ids.numel()
+        stats.num_filled_positions += sum(len(row.prompt_ids) + len(row.completion_ids) for row in rows)
+
+    def _loss(
+        self,
+        stats: UpdateStats,
+        rows: Sequence[TrainingRow],
+        mask: Tensor,
+        current: Tensor,
+        *,
+        entropies: Tensor | None,
+        reference_logprobs: Tensor | None,
+    ) -> Tensor:
+        """The loss of some rows, divided by the denominators of the whole step; [N, T] in, a scalar out."""
+        old = padded([row.old_logprobs for row in rows], like=current)
+        advantages = token_advantages(rows, like=current)
+        counted = mask & torch.tensor([row.counts for row in rows], device=current.device).unsqueeze(-1)
+        weights = [row.importance_weights for row in rows]
+        terms = self.objective.token_terms(
+            current,
+            old,
+            advantages,
+            counted,
+            ref_logprobs=reference_logprobs,
+            entropies=entropies,
+            importance_weights=padded(weights, like=current) if any(weights) else None,
+        )
+        loss = self.objective.reduce(terms, counted, counts=self.counts)
+        stats.loss += float(loss.detach())
+        stats.add(terms, advantages, counted)
+        return loss
+
+    def _reference(self) -> Policy:
+        assert self.reference is not None, "assemble loads a reference where the objective needs one"
+        return self.reference
 
 
 @torch.no_grad()
@@ -309,26 +313,37 @@ def logprobs_of(
     Returns:
         One tuple per sequence, in the order given.
     """
-    found: list[tuple[float, ...]] = [()] * len(sequences)
     rows = [
         TrainingRow(tuple(prompt), tuple(completion), (), 0.0, group=place)
         for place, (prompt, completion) in enumerate(sequences)
     ]
-    for chunk, batch in batches(policy, rows, max_microbatch_tokens, packing_window):
-        values, _ = completion_logprobs(policy, batch, temperature=temperature)
+    return within_memory(
+        lambda max_tokens: _logprobs_of(policy, rows, temperature, max_tokens, packing_window),
+        policy,
+        max_microbatch_tokens,
+    )
+
+
+def _logprobs_of(
+    policy: Policy, rows: Sequence[TrainingRow], temperature: float, max_tokens: int, packing_window: int | None
+) -> list[tuple[float, ...]]:
+    found: list[tuple[float, ...]] = [()] * len(rows)
+    if can_share_prefix(policy):
+        for chunk, num_tokens in shared_microbatches(rows, _pass_tokens(policy, max_tokens)):
+            batch = share_rows([(row.prompt_ids, row.completion_ids) for row in chunk], policy)
+            work = partial(shared_logprobs, policy, batch, temperature=temperature)
+            values = one_pass(work, num_rows=len(chunk), num_tokens=num_tokens)
+            for row, line in zip(chunk, values.split(batch.lengths), strict=True):
+                found[row.group] = tuple(line.tolist())
+        return found
+    for chunk, batch in batches(policy, rows, max_tokens, packing_window):
+        work = partial(completion_logprobs, policy, batch, temperature=temperature)
+        values, _ = one_pass(work, num_rows=len(chunk), num_tokens=batch.input_ids.numel())
         for row, line in zip(chunk, values.tolist(), strict=True):
             found[row.group] = tuple(line[: len(row.completion_ids)])
     return found
 
 
-def padded(values: Sequence[Sequence[float]], *, like: Tensor) -> Tensor:
-    """Per-token numbers of each row as one tensor of `like`'s shape [N, T], dtype and device; 0 beyond a row's end."""
-    result = torch.zeros(like.shape, dtype=like.dtype)
-    for place, row in enumerate(values):
-        result[place, : len(row)] = torch.tensor(row, dtype=like.dtype)
-    return result.to(like.device)
-
-
-def token_advantages(rows: Sequence[TrainingRow], *, like: Tensor) -> Tensor:
-    """[N, T] the advantage of every token, in `like`'s shape, dtype and device."""
-    return padded([row.token_advantages or [row.advantage] * len(row.completion_ids) for row in rows], like=like)
+def _pass_tokens(policy: Policy, max_tokens: int) -> int:
+    """The budget of one pass over real tokens."""
+    return min(max_tokens, PASS_TOKENS_ON_CPU) if policy.device.type == "cpu" else max_tokens

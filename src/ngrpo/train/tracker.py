@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -169,9 +168,9 @@ def _initial_reward_sums(run: "TrainingRun", num_samples: int, should_stop: Call
                 stream=TRACKER_START,
                 step=0,
                 occurrences=indices,
-                on_progress=partial(progress.advance, bar),
                 should_stop=should_stop,
             )
+            progress.advance(bar, len(indices) * num_samples)
             _check_rewards(groups)
             for index, group in zip(indices, groups, strict=True):
                 sums[index] = sum(outcome.value for outcome in group.outcomes)

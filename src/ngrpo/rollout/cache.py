@@ -1,0 +1,126 @@
+"""Keys and values of the rows being decoded, one slot each, filled from column 0 on: a token's column is its position.
+
+Rows come and go without those that stay being copied. Axes: B rows, K key-value heads, H query heads, D numbers per
+head, L prompt positions (left-padded), P prompts.
+"""
+
+import torch
+from torch import Tensor
+
+from ngrpo.policy import Policy
+
+LOGIT_COPIES = 4
+"""Float32 copies of a row's logits while a token is drawn from them."""
+
+SPARE_COLUMNS = 64
+"""Columns by which the cache grows at least: each growth copies it."""
+
+
+class RowCache:
+    """What a decoding step attends to; see `compact.Cache`.
+
+    Args:
+        num_layers: Layers.
+        num_kv_heads: K.
+        head_size: D.
+        like: Of the dtype and on the device of the cache.
+    """
+
+    def __init__(self, num_layers: int, num_kv_heads: int, head_size: int, like: Tensor) -> None:
+        # Keys, then values, of each layer: [slots, K, columns, D]. Never uninitialised: a NaN times 0 is a NaN.
+        self._stored = [[like.new_zeros((0, num_kv_heads, 0, head_size)) for _ in "kv"] for _ in range(num_layers)]
+        self._columns = torch.arange(0, device=like.device)
+        self._rows = torch.arange(0, device=like.device)
+        self._lengths = torch.arange(0, device=like.device)  # [B] tokens of each row when it was rebuilt
+        self._num_new = 0  # and since
+        self._width = 0  # columns in use
+
+    def rebuild(self, keep: Tensor, prompts: list[tuple[Tensor, Tensor]], lengths: Tensor, sources: Tensor) -> None:
+        """Lets rows go and takes others in.
+
+        Args:
+            keep: Rows that stay, in their new order; only those whose place changes are copied.
+            prompts: For each layer the keys and values [P, K, L, D] of prompts that were read, right-aligned.
+            lengths: [P] tokens of each prompt.
+            sources: [new rows] the prompt of each new row; new rows come behind those that stay.
+        """
+        self._lengths = torch.cat([self._lengths[keep] + self._num_new, lengths[sources]])
+        num_kept, num_rows = len(keep), len(self._lengths)
+        self._num_new, self._width = 0, int(self._lengths.max()) if num_rows else 0
+        moved = (keep != torch.arange(num_kept, device=keep.device)).nonzero().squeeze(-1)
+        if len(moved):
+            origins = keep[moved]
+            for store in self._stores():
+                store[moved, :, : self._width] = store[origins, :, : self._width]
+        self._reserve(num_rows, self._width)
+        self._rows = torch.arange(num_rows, device=keep.device)
+        if len(sources):
+            num_columns = prompts[0][0].shape[2]
+            first = (num_columns - lengths).unsqueeze(-1)
+            columns = (torch.arange(num_columns, device=keep.device) + first).clamp_max(num_columns - 1)
+            index = columns[:, None, :, None]
+            for stored, read in zip(self._stored, prompts, strict=True):
+                for store, prompt in zip(stored, read, strict=True):
+                    left_aligned = prompt.gather(2, index.expand(-1, prompt.shape[1], -1, prompt.shape[3]))
+                    store[num_kept:num_rows, :, :num_columns] = left_aligned[sources]
+
+    def begin(self, positions: Tensor) -> None:
+        """See `Cache`."""
+        self._width += 1
+        self._num_new += 1
+        self._reserve(len(positions), self._width)
+        self._positions = positions
+        is_empty = self._columns[: self._width] > positions.unsqueeze(-1)
+        bias = torch.zeros(is_empty.shape, dtype=self._stored[0][0].dtype, device=positions.device)
+        num_kv_heads = self._stored[0][0].shape[1]
+        self._bias = bias.masked_fill_(is_empty, -torch.inf).repeat_interleave(num_kv_heads, dim=0).unsqueeze(1)
+
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
+        """See `Cache`."""
+        num_rows, num_kv_heads, size = keys.shape
+        stored_keys, stored_values = self._stored[layer]
+        stored_keys[self._rows, :, self._positions] = keys
+        stored_values[self._rows, :, self._positions] = values
+        all_keys = stored_keys[:num_rows, :, : self._width].flatten(0, 1)
+        all_values = stored_values[:num_rows, :, : self._width].flatten(0, 1)
+        # The queries that share a head of keys are like several queries of one sequence.
+        grouped = queries.reshape(num_rows * num_kv_heads, -1, size)
+        scores = torch.baddbmm(self._bias, grouped, all_keys.transpose(1, 2), alpha=scaling)
+        return torch.bmm(scores.softmax(-1), all_values).view(num_rows, -1)
+
+    def _stores(self) -> list[Tensor]:
+        return [store for stored in self._stored for store in stored]
+
+    def _reserve(self, num_rows: int, num_columns: int) -> None:
+        """Makes room for so many slots and columns; what is there stays."""
+        old_rows, _, old_columns, _ = self._stored[0][0].shape
+        if num_rows <= old_rows and num_columns <= old_columns:
+            return
+        rows = max(num_rows, old_rows)
+        columns = old_columns
+        if num_columns > old_columns:
+            columns = max(num_columns + SPARE_COLUMNS, old_columns * 3 // 2)
+        for stored in self._stored:
+            for number, old in enumerate(stored):
+                new = old.new_zeros((rows, old.shape[1], columns, old.shape[3]))
+                new[:old_rows, :, :old_columns] = old
+                stored[number] = new
+        self._columns = torch.arange(columns, device=self._columns.device)
+
+
+def row_bytes(policy: Policy, num_tokens: int) -> int:
+    """Memory that one row takes while it is decoded: keys and values of its tokens, and its logits.
+
+    Counted as if every layer attended to all tokens, which is the most that any does.
+
+    Args:
+        policy: The model.
+        num_tokens: Longest prompt and completion together.
+    """
+    config = policy.model.config.get_text_config()
+    num_heads = getattr(config, "num_attention_heads", 1)  # some keep a state and have none
+    num_kv_heads = getattr(config, "num_key_value_heads", None) or num_heads
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // num_heads
+    number = (policy.autocast_dtype or next(policy.model.parameters()).dtype).itemsize
+    cached = 2 * config.num_hidden_layers * num_kv_heads * head_size * number
+    return num_tokens * cached + LOGIT_COPIES * 4 * config.vocab_size

@@ -1,0 +1,251 @@
+"""One decoding step of the Llama family in a handful of operations, on the policy's own weights.
+
+The Hugging Face forward pass serves every architecture; a token for a few hundred short rows costs it more in calls
+than in arithmetic. Here a step is written out: fused projections, norm weights folded into the matrices behind them,
+a LoRA adapter's weights added in, a preallocated cache, grouped attention without repeated keys. Proven equal to the
+forward pass by tests, which is its slow twin; prompts are still read by that.
+
+Axes: B rows, H query heads, K key-value heads, D numbers per head, S columns of the cache, d the model's width.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ngrpo.policy import Policy
+from ngrpo.rollout.cache import RowCache
+
+FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+"""Values of `config.model_type` whose layers are as written here."""
+
+STATIC_ROPES = frozenset({"default", "linear", "llama3", "yarn"})
+"""Kinds of rotary embedding whose frequencies do not depend on the length of the sequence."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """Weights of one layer, laid out for `x @ weight`."""
+
+    qkv: Tensor  # [d, (H + 2 K) D], attention norm folded in
+    qkv_bias: Tensor | None
+    query_key_norm: Tensor | None  # [H + K, D]
+    out: Tensor  # [H D, d]
+    out_bias: Tensor | None
+    gate_up: Tensor  # [d, 2 f], feed-forward norm folded in
+    gate_up_bias: Tensor | None
+    down: Tensor  # [f, d]
+    down_bias: Tensor | None
+
+
+class CompactDecoder:
+    """The weights of a policy as decoding wants them: a copy, to be made anew when the weights have changed.
+
+    Where the policy computes in another dtype than that of its weights, matrices and the cache are of that one; what
+    is added up from layer to layer, norms, rotation and logits stay in the weights' own, as in a forward pass.
+
+    Args:
+        policy: One that `can_decode` accepts.
+        num_positions: Longest sequence that will be decoded, in tokens.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, policy: Policy, *, num_positions: int) -> None:
+        causal_model = _causal_model(policy)
+        model, config = causal_model.model, causal_model.config
+        self.num_heads, self.num_kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.head_size = model.layers[0].self_attn.head_dim
+        self.scaling = model.layers[0].self_attn.scaling
+        self.eps = config.rms_norm_eps
+        self.embedding = model.embed_tokens.weight.detach()
+        self.dtype = policy.autocast_dtype or self.embedding.dtype
+        self.layers = [_laid_out(layer, self.dtype) for layer in model.layers]
+        head = causal_model.lm_head
+        self.head = _folded(head.weight, model.norm.weight, self.dtype)
+        self.head_bias = _joined_bias((head,), self.dtype)
+        positions = torch.arange(num_positions, device=policy.device).unsqueeze(0)
+        cos, sin = model.rotary_emb(self.embedding[:1].unsqueeze(0), positions)
+        half = self.head_size // 2
+        # rotate_half(x) * sin is roll(x, D / 2) * signed sin.
+        self.cos, self.signed_sin = cos[0], torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=-1)
+
+    def new_cache(self) -> RowCache:
+        """One without rows."""
+        return RowCache(len(self.layers), self.num_kv_heads, self.head_size, self.head)
+
+    def tensors(self) -> list[Tensor]:
+        """All that is copied or taken from the policy, always in the same order."""
+        parts = [self.embedding, self.head, self.head_bias, self.cos, self.signed_sin]
+        for layer in self.layers:
+            parts += [getattr(layer, field.name) for field in fields(layer)]
+        return [part for part in parts if part is not None]
+
+    def step(self, tokens: Tensor, positions: Tensor, cache: "Cache") -> Tensor:
+        """Feed one token to each row.
+
+        Args:
+            tokens: [B] ids.
+            positions: [B] their positions, counted from each row's first token; beyond the longest sequence the last.
+            cache: Of the B rows; gets one token more.
+
+        Returns:
+            [B, V] logits, float32 at least.
+        """
+        return self.logits(self.states(tokens, positions, cache))
+
+    def states(self, tokens: Tensor, positions: Tensor, cache: "Cache") -> Tensor:
+        """[B, d] what the last layer makes of each row's token; arguments as those of `step`."""
+        num_rotated = self.num_heads + self.num_kv_heads
+        num_rows, size = len(tokens), self.head_size
+        positions = positions.clamp_max(len(self.cos) - 1)  # rows that ended and are still here run past the table
+        cos, signed_sin = self.cos[positions].unsqueeze(1), self.signed_sin[positions].unsqueeze(1)
+        hidden = self.embedding[tokens]
+        cache.begin(positions)
+        for number, layer in enumerate(self.layers):
+            qkv = _linear(self._normed(hidden), layer.qkv, layer.qkv_bias).view(num_rows, -1, size)
+            query_key = qkv[:, :num_rotated]
+            if layer.query_key_norm is not None:
+                query_key = self._normed(query_key) * layer.query_key_norm
+            query_key = query_key.to(cos.dtype)
+            query_key = torch.addcmul(query_key * cos, query_key.roll(size // 2, -1), signed_sin).to(self.dtype)
+            queries, keys, values = query_key[:, : self.num_heads], query_key[:, self.num_heads :], qkv[:, num_rotated:]
+            mixed = cache.attend(number, queries, keys, values, self.scaling)
+            hidden = _added(hidden, mixed, layer.out, layer.out_bias)
+            gate, up = _linear(self._normed(hidden), layer.gate_up, layer.gate_up_bias).chunk(2, dim=-1)
+            hidden = _added(hidden, F.silu(gate) * up, layer.down, layer.down_bias)
+        return hidden
+
+    def logits(self, states: Tensor) -> Tensor:
+        """[B, V] logits of `states`, float32 at least."""
+        states = self._normed(states)
+        if states.is_cuda and self.dtype.itemsize < states.dtype.itemsize and self.head_bias is None:
+            # The product is summed up in float32 anyway; this keeps it so.
+            return torch.mm(states.to(self.dtype), self.head, out_dtype=states.dtype)
+        logits = _linear(states, self.head, self.head_bias)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def _normed(self, hidden: Tensor) -> Tensor:
+        """Divided by its root mean square, in float32 as the family does it."""
+        return F.rms_norm(hidden.float(), hidden.shape[-1:], eps=self.eps).to(hidden.dtype)
+
+
+class Cache(Protocol):
+    """Where a step leaves the keys and values of its token, and finds those of the tokens before it."""
+
+    def begin(self, positions: Tensor) -> None:
+        """Makes room for a token of each row, at these positions [B]."""
+
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
+        """Puts the token's keys and values [B, K, D] into a layer; [B, H D] what its queries [B, H, D] find there."""
+
+
+def can_decode(policy: Policy) -> bool:
+    """Whether a policy's architecture is one that is written out here, with nothing of it changed."""
+    model = _causal_model(policy)
+    config = getattr(model, "config", None)
+    family = getattr(config, "model_type", None)
+    if family not in FAMILIES or type(model).__module__ != f"transformers.models.{family}.modeling_{family}":
+        return False
+    if policy.autocast_dtype is not None and policy.device.type != "cuda":
+        return False  # products of bfloat16 are slow elsewhere
+    if not hasattr(model, "lm_head"):
+        return False  # another head
+    rope = config.rope_parameters or {}
+    window = getattr(config, "sliding_window", None)
+    slides = family == "mistral" or "sliding_attention" in (getattr(config, "layer_types", None) or ())
+    return (
+        rope.get("rope_type", "default") in STATIC_ROPES
+        and rope.get("partial_rotary_factor", 1.0) == 1.0
+        and config.hidden_act in ("silu", "swish")
+        and not (slides and window is not None and (policy.max_positions is None or window < policy.max_positions))
+        and type(model.model.embed_tokens) is nn.Embedding
+        and type(model.lm_head) is nn.Linear
+        and all(_has_weight(linear) for layer in model.model.layers for linear in _linears(layer))
+    )
+
+
+def _causal_model(policy: Policy) -> Any:
+    """The model itself, without the LoRA adapter around it; other adapters stay on."""
+    model = policy.model
+    kinds = [config.peft_type for config in getattr(model, "peft_config", {}).values()]
+    return model.get_base_model() if kinds and all(kind == "LORA" for kind in kinds) else model
+
+
+def _linears(layer: Any) -> list[Any]:
+    attention, feed_forward = layer.self_attn, layer.mlp
+    projections = [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
+    return [*projections, feed_forward.gate_proj, feed_forward.up_proj, feed_forward.down_proj]
+
+
+def _has_weight(linear: Any) -> bool:
+    """Whether `_weight` is all there is to a linear map, besides the bias: it is plain, or has a plain LoRA adapter."""
+    if type(linear) is nn.Linear:
+        return True
+    return (
+        type(linear).__module__.startswith("peft.tuners.lora")
+        and type(linear.base_layer) is nn.Linear
+        and not getattr(linear, "lora_variant", None)  # DoRA and its kin
+        and not linear.disable_adapters
+        and all(part.bias is None for part in linear.lora_B.values())
+    )
+
+
+def _weight(linear: Any) -> Tensor:
+    """[out, in], the adapter's share included."""
+    weight = linear.weight  # of an adapted one: the weight inside
+    if type(linear) is not nn.Linear and not linear.merged:
+        for name in linear.active_adapters:
+            if name in linear.lora_A:
+                weight = weight + linear.get_delta_weight(name)
+    return weight
+
+
+def _laid_out(layer: Any, dtype: torch.dtype) -> _Layer:
+    attention, feed_forward = layer.self_attn, layer.mlp
+    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+    query_key_norm = None
+    if hasattr(attention, "q_norm"):
+        num_heads = attention.q_proj.out_features // attention.head_dim
+        num_kv_heads = attention.k_proj.out_features // attention.head_dim
+        query_key_norm = torch.cat(
+            [attention.q_norm.weight.expand(num_heads, -1), attention.k_norm.weight.expand(num_kv_heads, -1)]
+        )
+    return _Layer(
+        qkv=_folded(torch.cat([_weight(part) for part in projections]), layer.input_layernorm.weight, dtype),
+        qkv_bias=_joined_bias(projections, dtype),
+        query_key_norm=query_key_norm,
+        out=_weight(attention.o_proj).t().to(dtype).contiguous(),
+        out_bias=_joined_bias((attention.o_proj,), dtype),
+        gate_up=_folded(
+            torch.cat([_weight(feed_forward.gate_proj), _weight(feed_forward.up_proj)]),
+            layer.post_attention_layernorm.weight,
+            dtype,
+        ),
+        gate_up_bias=_joined_bias((feed_forward.gate_proj, feed_forward.up_proj), dtype),
+        down=_weight(feed_forward.down_proj).t().to(dtype).contiguous(),
+        down_bias=_joined_bias((feed_forward.down_proj,), dtype),
+    )
+
+
+def _folded(weight: Tensor, norm_weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """[out, in] -> [in, out] contiguous, with the norm before it multiplied in: `(x * n) @ W.T` is `x @ (W * n).T`."""
+    return (weight * norm_weight).t().to(dtype).contiguous()
+
+
+def _joined_bias(parts: tuple[Any, ...], dtype: torch.dtype) -> Tensor | None:
+    return None if parts[0].bias is None else torch.cat([part.bias for part in parts]).to(dtype)
+
+
+def _linear(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    hidden = hidden.to(weight.dtype)
+    return hidden @ weight if bias is None else torch.addmm(bias, hidden, weight)
+
+
+def _added(residual: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The residual, with hidden @ weight + bias added to it."""
+    if residual.dtype != weight.dtype:
+        return residual + _linear(hidden, weight, bias)
+    total = torch.addmm(residual, hidden, weight)
+    return total if bias is None else total + bias
