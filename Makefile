@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help setup quickstart test bench parity clean
+.PHONY: help setup quickstart test bench bench-trl parity clean
 
 help:
 	@grep -E '^# make ' Makefile | sed 's/^# //'
@@ -41,12 +41,22 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check src tests examples benchmarks
 	$(BIN)/python -m pytest -n 2
 
-# make bench: sampling against transformers.generate, advantages against a loop over rows, grading against math-verify, summaries.
+# make bench: the machine's limits, sampling, evaluation, the update's loss, growth, two cores, advantages, grading, summaries.
 bench: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/roofline.py
 	$(BIN)/python benchmarks/sampling.py
+	$(BIN)/python benchmarks/evaluation.py
+	$(BIN)/python benchmarks/loss.py
+	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/step.py --two-threads --settings tiny 39M
 	$(BIN)/python benchmarks/advantages.py
 	$(BIN)/python benchmarks/grading.py
 	$(BIN)/python benchmarks/summary.py
+
+# make bench-trl: a whole step, and the update's loss, against TRL's, in an environment of its own (optional).
+bench-trl: .venv-trl/.installed
+	.venv-trl/bin/python benchmarks/step.py
+	.venv-trl/bin/python benchmarks/loss.py
 
 # The two want different versions of transformers, and neither belongs beside the package's own dependencies. Torch
 # alone brings what it depends on; the requirement files list all the rest.

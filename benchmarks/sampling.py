@@ -1,151 +1,162 @@
-"""Sampling, ours against `transformers.generate`: same model, prompts, temperature, limits and end-of-sequence ids.
+"""Sampling: ours beside `transformers.generate` and its continuous batching, with equal models, prompts and limits.
 
-Both draw their own tokens, so lengths differ by chance; the ratio is of completion tokens per second. Repeats are
-interleaved, the median is reported. Weights are random: the arithmetic does not care.
+Each draws its own tokens, so that lengths differ by chance; rates are completion tokens per second, repeats are
+interleaved, ratios are medians over pairs. `generate` gets whole prompts in the batches that suit it best, found by
+trying each once; its log-probabilities are not asked for, ours are always recorded. Continuous batching has its own
+queue and gets all prompts at once; where flash attention is not installed it multiplies every row with every other's
+keys, so that it is left out where the rows are many.
 
-    python benchmarks/sampling.py                 # tiny (1.3 M parameters) and, with --medium, 39 M
-    python benchmarks/sampling.py --json
+    python benchmarks/sampling.py                    # 1.3M parameters: 8 and 256 samples, short and long tails
+    python benchmarks/sampling.py --medium           # 39M parameters: several minutes
 """
 
-import argparse
-import json
-import platform
-import statistics
-import time
+import math
+from collections.abc import Callable
+from dataclasses import replace
 
-import numpy as np
 import torch
-from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import GenerationConfig
 from transformers.utils import logging
 
-from ngrpo.lab.tokenizer import character_tokenizer
+import bench
 from ngrpo.policy import Policy, pad_rows
 from ngrpo.rollout import NativeEngine, SampleRequest, Sampling, random_key
 from ngrpo.types import Prompt
+from shapes import SHAPES, Setting, ending_ids, make_model, make_prompts, make_tokenizer
 
-SIZES = {
-    # hidden, layers, heads, kv heads, feed-forward, vocabulary, ids that end a completion
-    "tiny": (128, 4, 4, 2, 512, 2048, 43),
-    "medium": (512, 8, 8, 2, 1408, 32000, 1000),
-}
+TINY, MEDIUM = SHAPES["tiny"], SHAPES["39M"]
+BRIEF = replace(TINY, mean_tokens=12)
+
 SETTINGS = {
-    # model, prompts, samples per prompt, longest completion, whether completions end early
-    "tiny, long tail": ("tiny", 16, 8, 128, True),
-    "tiny, 256 samples": ("tiny", 1, 256, 128, True),
-    "tiny, none ends early": ("tiny", 16, 8, 64, False),
-    "medium, long tail": ("medium", 4, 8, 64, True),
+    "tiny, 16 x 8, long tail": Setting(TINY, 16, 8, 128),
+    "tiny, 16 x 8, short tail": Setting(BRIEF, 16, 8, 32),
+    "tiny, 16 x 8, none ends early": Setting(TINY, 16, 8, 64, ends_early=False),
+    "tiny, 4 x 256, long tail": Setting(TINY, 4, 256, 128),
+    "39M, 4 x 8, long tail": Setting(MEDIUM, 4, 8, 64),
+    "39M, 2 x 256, long tail": Setting(MEDIUM, 2, 256, 64),
 }
+"""By name: prompts x samples of each, and whether completions end early."""
+
+BATCH_ROWS = (128, 256, 512)
+"""Rows that `generate` may decode together."""
+
+MAX_ROWS = 256
+"""Rows that ours decodes together."""
+
+MOST_CONTINUOUS = 128
+"""Rows beyond which continuous batching is left out."""
+
+Way = Callable[[int], float]
 
 
-def make_policy(size: str, ends_early: bool) -> Policy:
-    """A random model whose many end-of-sequence ids make lengths geometric, about 44 tokens on average."""
-    hidden, layers, heads, kv_heads, feed_forward, vocabulary, num_eos = SIZES[size]
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=vocabulary,
-        hidden_size=hidden,
-        intermediate_size=feed_forward,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        tie_word_embeddings=True,
-        max_position_embeddings=512,
-    )
-    eos = tuple(range(1, 1 + num_eos)) if ends_early else (vocabulary + 1,)
-    tokenizer: PreTrainedTokenizerFast = character_tokenizer("ab", max_tokens=512)
-    return Policy(Qwen2ForCausalLM(config).eval(), tokenizer, eos, 0, 512)
+class Work:
+    """A model, its prompts, and how each side samples from it.
+
+    Args:
+        setting: Its size.
+    """
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        tokenizer = make_tokenizer(setting.shape.vocabulary)
+        self.ends = ending_ids(setting.shape) if setting.ends_early else []
+        eos = tuple(self.ends) or (setting.shape.vocabulary,)
+        longest = setting.prompt_tokens[1] + setting.max_tokens
+        self.policy = Policy(make_model(setting).eval(), tokenizer, eos, 0, longest)
+        self.prompts = [
+            Prompt(str(place), text, tuple(tokenizer.encode(text)), "")
+            for place, text in enumerate(make_prompts(setting))
+        ]
+        self.settings = GenerationConfig(
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            max_new_tokens=setting.max_tokens,
+            num_return_sequences=setting.group_size,
+            eos_token_id=self.ends or None,
+            pad_token_id=0,
+        )
+
+    def ours(self, repeat: int) -> float:
+        """Completion tokens of the native engine."""
+        requests = [
+            SampleRequest(prompt, random_key(seed=repeat, stream=0, step=0, occurrence=place, sample=sample))
+            for place, prompt in enumerate(self.prompts)
+            for sample in range(self.setting.group_size)
+        ]
+        engine = NativeEngine(self.policy, max_rows=MAX_ROWS)
+        completions = engine.sample(requests, Sampling(self.setting.max_tokens))
+        return sum(len(completion.token_ids) for completion in completions)
+
+    def best_generate(self) -> Way:
+        """`generate`, with as many prompts at a time as give it the highest rate."""
+        num_prompts = sorted({min(len(self.prompts), math.ceil(rows / self.setting.group_size)) for rows in BATCH_ROWS})
+        if len(num_prompts) == 1:
+            return lambda repeat: self.generate(repeat, num_prompts[0])
+        laps = {number: bench.timed(lambda number=number: self.generate(0, number)) for number in num_prompts}
+        best = max(num_prompts, key=lambda number: laps[number].amount / laps[number].cpu_s)
+        return lambda repeat: self.generate(repeat, best)
+
+    def generate(self, repeat: int, num_prompts: int) -> float:
+        """Completion tokens of `transformers.generate`, so many prompts in a batch."""
+        torch.manual_seed(repeat)
+        total = 0.0
+        for first in range(0, len(self.prompts), num_prompts):
+            ids = [prompt.token_ids for prompt in self.prompts[first : first + num_prompts]]
+            batch = pad_rows(ids, [()] * len(ids), pad_token_id=0, device=torch.device("cpu"))
+            with torch.inference_mode():
+                output = self.policy.model.generate(
+                    input_ids=batch.input_ids, attention_mask=batch.attention_mask, generation_config=self.settings
+                )
+            new = output[:, batch.input_ids.shape[1] :]
+            has_ended = torch.isin(new, torch.tensor(self.ends, dtype=torch.long))
+            total += int(torch.where(has_ended.any(1), has_ended.int().argmax(1) + 1, new.shape[1]).sum())
+        return total
+
+    def continuous(self, repeat: int) -> float:
+        """Completion tokens of its continuous batching."""
+        from transformers import ContinuousBatchingConfig
+
+        torch.manual_seed(repeat)
+        outputs = self.policy.model.generate_batch(
+            [list(prompt.token_ids) for prompt in self.prompts],
+            generation_config=self.settings,
+            continuous_batching_config=ContinuousBatchingConfig(page_size=32, num_blocks=1024, max_batch_tokens=2048),
+            progress_bar=False,
+        )
+        return sum(len(output.generated_tokens) for output in outputs.values())
 
 
 def measure(name: str, repeats: int) -> dict[str, object]:
-    """Completion tokens per second of both, interleaved."""
-    size, num_prompts, num_samples, limit, ends_early = SETTINGS[name]
-    policy = make_policy(size, ends_early)
-    random = np.random.default_rng(0)
-    vocabulary = policy.model.config.vocab_size
-    prompts = [
-        Prompt(str(i), "", tuple(random.integers(2000, vocabulary, size=random.integers(30, 70)).tolist()), "")
-        for i in range(num_prompts)
-    ]
-    ours, theirs = [], []
-    for repeat in range(repeats + 1):
-        ours.append(sample_ours(policy, prompts, num_samples, limit, seed=repeat))
-        theirs.append(sample_theirs(policy, prompts, num_samples, limit, seed=repeat))
-    ours, theirs = ours[1:], theirs[1:]  # the first round warms up
-    return {
-        "setting": name,
-        "rows": num_prompts * num_samples,
-        "ours_tokens_per_s": round(statistics.median(ours)),
-        "generate_tokens_per_s": round(statistics.median(theirs)),
-        "ratio": round(statistics.median(a / b for a, b in zip(ours, theirs, strict=True)), 2),
-        "repeats": repeats,
-    }
-
-
-def sample_ours(policy: Policy, prompts: list[Prompt], num_samples: int, limit: int, seed: int) -> float:
-    """Completion tokens per second of the native engine."""
-    requests = [
-        SampleRequest(prompt, random_key(seed=seed, stream=0, step=0, occurrence=place, sample=sample))
-        for place, prompt in enumerate(prompts)
-        for sample in range(num_samples)
-    ]
-    started = time.perf_counter()
-    completions = NativeEngine(policy, max_rows=len(requests)).sample(requests, Sampling(limit))
-    return sum(len(completion.token_ids) for completion in completions) / (time.perf_counter() - started)
-
-
-def sample_theirs(policy: Policy, prompts: list[Prompt], num_samples: int, limit: int, seed: int) -> float:
-    """Completion tokens per second of `generate`, log-probabilities not asked for (ours records them)."""
-    torch.manual_seed(seed)
-    ids = [prompt.token_ids for prompt in prompts]
-    batch = pad_rows(ids, [()] * len(ids), pad_token_id=0, device=torch.device("cpu"))
-    is_open = policy.eos_token_ids[0] >= policy.model.config.vocab_size
-    config = GenerationConfig(
-        do_sample=True,
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
-        max_new_tokens=limit,
-        num_return_sequences=num_samples,
-        eos_token_id=None if is_open else list(policy.eos_token_ids),
-        pad_token_id=0,
-    )
-    started = time.perf_counter()
-    with torch.inference_mode():
-        output = policy.model.generate(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, generation_config=config
-        )
-    elapsed = time.perf_counter() - started
-    new = output[:, batch.input_ids.shape[1] :]
-    if is_open:
-        return new.numel() / elapsed
-    ended = torch.isin(new, torch.tensor(policy.eos_token_ids))
-    lengths = torch.where(ended.any(1), ended.int().argmax(1) + 1, new.shape[1])
-    return int(lengths.sum()) / elapsed
+    """One row of the table."""
+    setting = SETTINGS[name]
+    work = Work(setting)
+    ways: dict[str, Way] = {"ours": work.ours, "generate": work.best_generate()}
+    if setting.num_prompts * setting.group_size <= MOST_CONTINUOUS:
+        ways["continuous"] = work.continuous
+    return {"setting": name, "repeats": repeats} | bench.compare(bench.interleave(ways, repeats=repeats))
 
 
 def main() -> None:
     """Prints a table, or JSON lines."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--medium", action="store_true", help="also the 39 M model (slower)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", action="store_true")
+    parser = bench.arguments(__doc__, repeats=3)
+    parser.add_argument("--medium", action="store_true", help="the settings of the larger model")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     logging.set_verbosity_error()
-    names = [name for name in SETTINGS if options.medium or not name.startswith("medium")]
-    if not options.json:
-        print(f"torch {torch.__version__}, {options.threads} threads, {platform.machine()}")
-        print(f"{'setting':24} {'rows':>5} {'ours tok/s':>11} {'generate tok/s':>15} {'ratio':>6}")
-    for name in names:
-        row = measure(name, options.repeats)
-        if options.json:
-            print(json.dumps(row))
-        else:
-            print(
-                f"{name:24} {row['rows']:>5} {row['ours_tokens_per_s']:>11} {row['generate_tokens_per_s']:>15} "
-                f"{row['ratio']:>6}"
-            )
+    columns = {
+        "setting": "setting",
+        "ours_per_s": "ours, tokens/s",
+        "generate_per_s": "generate",
+        "generate_ratio": "ratio",
+        "generate_cpu_ratio": "by processor time",
+        "continuous_per_s": "continuous batching",
+        "continuous_ratio": "ratio",
+    }
+    report = bench.Report(options, columns)
+    for name, setting in SETTINGS.items():
+        if (setting.shape is MEDIUM) == options.medium:
+            report.add(measure(name, options.repeats))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +11,9 @@ import pytest
 # are slower on several threads, and tests run side by side.
 os.environ.update({"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "TOKENIZERS_PARALLELISM": "false"})
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Benchmarks are tested too. Last, because some of them have names that packages have.
+sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 
 # A shell starts its background jobs with Ctrl-C ignored, and children inherit that; the tests press it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
