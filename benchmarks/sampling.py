@@ -40,7 +40,7 @@ SETTINGS = {
 BATCH_ROWS = (128, 256, 512)
 """Rows that `generate` may decode together."""
 
-MAX_ROWS = 256
+MAX_ROWS = 512
 """Rows that ours decodes together."""
 
 MOST_CONTINUOUS = 128

@@ -267,7 +267,7 @@ def test_the_memory_given_decides_how_many_rows_are_decoded_together(capsys, pol
     assert max(sizes) == 5
     assert largest_gap(completions, sampled64) <= 1e-12
     said = capsys.readouterr()
-    assert (said.out + said.err).count("5 completions are decoded at a time, not 256") == 1  # not again
+    assert (said.out + said.err).count("5 completions are decoded at a time, not 512") == 1  # not again
 
 
 def test_a_row_that_takes_more_than_the_memory_given_is_decoded_alone(policy64, requests64, sampled64):

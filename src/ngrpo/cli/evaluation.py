@@ -50,7 +50,7 @@ DEFAULTS: dict[str, Any] = {
     "max_completion_tokens": 1024,
     "seed": 0,
     "engine": "native",
-    "max_rows": 256,
+    "max_rows": 512,
     "cache_gib": 4.0,
     "device": "auto",
     "precision": "auto",

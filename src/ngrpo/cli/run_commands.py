@@ -115,7 +115,7 @@ def evaluate(
         str | None, typer.Option(help="native (default), or gold (a control that answers with the gold).")
     ] = None,
     max_rows: Annotated[
-        int | None, typer.Option(min=1, help="Completions decoded at the same time at most. Default: 256.")
+        int | None, typer.Option(min=1, help="Completions decoded at the same time at most. Default: 512.")
     ] = None,
     cache_gib: Annotated[
         float | None, typer.Option(help="Memory for keys, values and logits of them, in GiB. Default: 4.")

@@ -157,7 +157,7 @@ class Rollout(Section):
     """Nucleus mass. Training refuses less than 1: the update's log-probabilities would not be the sampler's."""
     top_k: Annotated[int, Field(ge=0)] = 0
     """Keep only the k likeliest tokens; 0 keeps all. Training refuses anything else, as for top_p."""
-    max_rows: PositiveInt = 256
+    max_rows: PositiveInt = 512
     """Completions decoded at the same time at most."""
     cache_gib: Annotated[float, Field(gt=0)] = 4.0
     """GiB for keys, values and logits of these; where it cannot hold `max_rows` of the longest, fewer are decoded."""

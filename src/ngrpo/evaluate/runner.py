@@ -81,7 +81,7 @@ def evaluate(
     make_engine: Callable[[], Engine],
     reward: Reward,
     *,
-    max_rows: int = 256,
+    max_rows: int = 512,
     on_progress: OnProgress | None = None,
 ) -> Summary:
     """Evaluates, or goes on with an evaluation that was cut off.
@@ -116,7 +116,7 @@ def finish(
     make_engine: Callable[[], Engine],
     reward: Reward,
     *,
-    max_rows: int = 256,
+    max_rows: int = 512,
     on_progress: OnProgress | None = None,
 ) -> Summary:
     """Samples what is missing in a folder that `open_folder` holds, and summarises; see `evaluate`."""

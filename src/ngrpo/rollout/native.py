@@ -44,7 +44,7 @@ class NativeEngine:
             the longest that may come, fewer are decoded at the same time. Neither changes anything else.
     """
 
-    def __init__(self, policy: Policy, *, max_rows: int = 256, cache_gib: float = 4.0) -> None:
+    def __init__(self, policy: Policy, *, max_rows: int = 512, cache_gib: float = 4.0) -> None:
         self.policy = policy
         self.max_rows, self.cache_gib = max_rows, cache_gib
         self._fewest_rows = max_rows

@@ -19,7 +19,7 @@ class ScriptedEngine:
         max_rows: Rows scored in one forward pass.
     """
 
-    def __init__(self, policy: Policy, answer: Callable[[SampleRequest], str], *, max_rows: int = 256) -> None:
+    def __init__(self, policy: Policy, answer: Callable[[SampleRequest], str], *, max_rows: int = 512) -> None:
         self.policy = policy
         self.answer = answer
         self.max_rows = max_rows
