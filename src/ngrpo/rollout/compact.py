@@ -16,13 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ngrpo.policy import Policy
+from ngrpo.policy.shared_prefix import STATIC_ROPES
 from ngrpo.rollout.cache import RowCache
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 """Values of `config.model_type` whose layers are as written here."""
-
-STATIC_ROPES = frozenset({"default", "linear", "llama3", "yarn"})
-"""Kinds of rotary embedding whose frequencies do not depend on the length of the sequence."""
 
 
 @dataclass(frozen=True, slots=True)
