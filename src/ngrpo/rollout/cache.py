@@ -4,6 +4,9 @@ Rows come and go without those that stay being copied. Axes: B rows, K key-value
 head, L prompt positions (left-padded), P prompts.
 """
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,9 +14,6 @@ from ngrpo.policy import Policy
 
 LOGIT_COPIES = 4
 """Float32 copies of a row's logits while a token is drawn from them."""
-
-SPARE_COLUMNS = 64
-"""Columns by which the cache grows at least: each growth copies it."""
 
 
 class RowCache:
@@ -23,13 +23,15 @@ class RowCache:
         num_layers: Layers.
         num_kv_heads: K.
         head_size: D.
+        num_columns: Tokens of the longest row that will be decoded. A row's further tokens overwrite its last.
         like: Of the dtype and on the device of the cache.
     """
 
-    def __init__(self, num_layers: int, num_kv_heads: int, head_size: int, like: Tensor) -> None:
+    def __init__(self, num_layers: int, num_kv_heads: int, head_size: int, num_columns: int, like: Tensor) -> None:
         # Keys, then values, of each layer: [slots, K, columns, D]. Never uninitialised: a NaN times 0 is a NaN.
-        self._stored = [[like.new_zeros((0, num_kv_heads, 0, head_size)) for _ in "kv"] for _ in range(num_layers)]
-        self._columns = torch.arange(0, device=like.device)
+        shape = (0, num_kv_heads, num_columns, head_size)
+        self._stored = [[like.new_zeros(shape) for _ in "kv"] for _ in range(num_layers)]
+        self._columns = torch.arange(num_columns, device=like.device)
         self._rows = torch.arange(0, device=like.device)
         self._lengths = torch.arange(0, device=like.device)  # [B] tokens of each row when it was rebuilt
         self._num_new = 0  # and since
@@ -52,7 +54,7 @@ class RowCache:
             origins = keep[moved]
             for store in self._stores():
                 store[moved, :, : self._width] = store[origins, :, : self._width]
-        self._reserve(num_rows, self._width)
+        self._reserve(num_rows)
         self._rows = torch.arange(num_rows, device=keep.device)
         if len(sources):
             num_columns = prompts[0][0].shape[2]
@@ -66,9 +68,8 @@ class RowCache:
 
     def begin(self, positions: Tensor) -> None:
         """See `Cache`."""
-        self._width += 1
+        self._width = min(self._width + 1, len(self._columns))  # rows that ended and are still here may run past it
         self._num_new += 1
-        self._reserve(len(positions), self._width)
         self._positions = positions
         is_empty = self._columns[: self._width] > positions.unsqueeze(-1)
         bias = torch.zeros(is_empty.shape, dtype=self._stored[0][0].dtype, device=positions.device)
@@ -91,21 +92,23 @@ class RowCache:
     def _stores(self) -> list[Tensor]:
         return [store for stored in self._stored for store in stored]
 
-    def _reserve(self, num_rows: int, num_columns: int) -> None:
-        """Makes room for so many slots and columns; what is there stays."""
-        old_rows, _, old_columns, _ = self._stored[0][0].shape
-        if num_rows <= old_rows and num_columns <= old_columns:
+    def _reserve(self, num_rows: int) -> None:
+        """Makes room for so many slots; what is there stays."""
+        old_rows = len(self._stored[0][0])
+        if num_rows <= old_rows:
             return
-        rows = max(num_rows, old_rows)
-        columns = old_columns
-        if num_columns > old_columns:
-            columns = max(num_columns + SPARE_COLUMNS, old_columns * 3 // 2)
         for stored in self._stored:
             for number, old in enumerate(stored):
-                new = old.new_zeros((rows, old.shape[1], columns, old.shape[3]))
-                new[:old_rows, :, :old_columns] = old
+                new = _zeros((num_rows, *old.shape[1:]), old)
+                new[:old_rows, :, : self._width] = old[..., : self._width, :]
                 stored[number] = new
-        self._columns = torch.arange(columns, device=self._columns.device)
+
+
+def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Zeros; on a processor pages that come into being when first written: most columns of most rows never are."""
+    if like.device.type != "cpu":
+        return like.new_zeros(shape)
+    return torch.from_numpy(np.zeros(math.prod(shape) * like.itemsize, np.uint8)).view(like.dtype).view(shape)
 
 
 def row_bytes(policy: Policy, num_tokens: int) -> int:

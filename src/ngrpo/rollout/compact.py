@@ -71,7 +71,7 @@ class CompactDecoder:
 
     def new_cache(self) -> RowCache:
         """One without rows."""
-        return RowCache(len(self.layers), self.num_kv_heads, self.head_size, self.head)
+        return RowCache(len(self.layers), self.num_kv_heads, self.head_size, len(self.cos), self.head)
 
     def tensors(self) -> list[Tensor]:
         """All that is copied or taken from the policy, always in the same order."""

@@ -43,7 +43,7 @@ class SlotCache(RowCache):
     @torch.inference_mode()
     def __init__(self, decoder: CompactDecoder, *, num_slots: int, num_columns: int) -> None:
         heads, size, like = (decoder.num_heads, decoder.num_kv_heads), decoder.head_size, decoder.head
-        super().__init__(len(decoder.layers), heads[1], size, like)
+        super().__init__(len(decoder.layers), heads[1], size, num_columns, like)
         self.stored = like.new_zeros((len(decoder.layers), 2, num_slots, num_columns, heads[1], size))
         self._stored = [[store.transpose(1, 2) for store in layer] for layer in self.stored]
         self.reads_own_columns_only = flash_works(heads, size, like.dtype, like.device)
