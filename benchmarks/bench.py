@@ -48,13 +48,23 @@ class Lap:
     cpu_s: float
 
 
+class Clock:
+    """Runs from when it is made. A GPU has finished when it starts and when it is read."""
+
+    def __init__(self) -> None:
+        wait_for_device()
+        self._wall_s, self._cpu_s = time.perf_counter(), time.process_time()
+
+    def lap(self, amount: float) -> Lap:
+        """What it shows now, for so much work."""
+        wait_for_device()
+        return Lap(amount, time.perf_counter() - self._wall_s, time.process_time() - self._cpu_s)
+
+
 def timed(work: Callable[[], float]) -> Lap:
-    """Runs something once. It returns how much it did; a GPU has finished when the clock stops."""
-    wait_for_device()
-    wall_s, cpu_s = time.perf_counter(), time.process_time()
-    amount = work()
-    wait_for_device()
-    return Lap(amount, time.perf_counter() - wall_s, time.process_time() - cpu_s)
+    """Runs something once. It returns how much it did."""
+    clock = Clock()
+    return clock.lap(work())
 
 
 def wait_for_device() -> None:

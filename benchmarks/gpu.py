@@ -365,13 +365,11 @@ def update_memory(b: Bench) -> Iterator[Row]:
 
 def whole_step(b: Bench) -> Iterator[Row]:
     """Sampling, rewards and four updates as `ngrpo train` does them, and TRL's where it is installed."""
-    with tempfile.TemporaryDirectory() as found:
-        ours = step.Ours(Path(found) / "ours", b.sizes.setting, b.options)
-        ways: dict[str, Callable[[int], int]] = {"ours": ours}
-        if step.trl is not None:
-            ways["trl"] = step.Theirs(Path(found) / "trl", b.sizes.setting, b.options, with_entropy=True)
-        row = bench.compare(bench.interleave(ways, repeats=b.options.repeats))
-        ours.run.close()
+    ways = {"ours": step.train_ours} | ({} if step.trl is None else {"trl": step.train_trl})
+    turns = step.take_turns(
+        {way: (train, b.sizes.setting, b.options) for way, train in ways.items()}, b.options.repeats
+    )
+    row = bench.compare({way: [turn.lap for turn in each] for way, each in turns.items()})
     setting = b.sizes.setting
     what = f"{setting.num_prompts} prompts, {setting.group_size} completions each, {setting.max_tokens} tokens at most"
     note = f"TRL {row['trl_per_s']}: {row['trl_ratio']} times" if "trl_ratio" in row else "TRL is not installed"

@@ -1,7 +1,8 @@
 """A whole step of training, ours against TRL's GRPOTrainer: sampling, rewards, advantages, four updates.
 
 Both train the same weights on the same prompts with the same rewards: completions at temperature 1, GRPO's advantages,
-its clipped XX What is compared is completion tokens per second of the whole step, over interleaved repeats.
+its clipped loss as a token mean, four updates. What is compared is completion tokens per second of the whole step, over
+interleaved repeats. Each trainer has a process of its own, so that its threads wait for none of the other's.
 
 TRL always computes the entropy of each token in the update, for a metric; the second comparison is with that taken out
 of it. Ours always records the entropy too, of the distributions that tokens were sampled from.
@@ -16,12 +17,14 @@ Rows without advantage cost ours nothing in the update. There are none here, but
 
 import argparse
 import contextlib
+import multiprocessing
 import os
-import queue
 import tempfile
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -86,101 +89,148 @@ def is_without_gradient() -> bool:
     return not torch.is_grad_enabled()
 
 
-class Ours:
-    """Steps of our trainer."""
+class Turns:
+    """A trainer's side of the comparison, in its own process: waits for its turn, takes the time of it, and reports."""
 
-    def __init__(self, folder: Path, setting: Setting, options: argparse.Namespace) -> None:
-        folder.mkdir()
-        self.run = make_run(folder, setting, device=options.device, precision=options.precision)
+    def __init__(self, pipe: Connection, options: argparse.Namespace) -> None:
+        torch.set_num_threads(options.threads)
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        logging.set_verbosity_error()
+        warnings.simplefilter("ignore", FutureWarning)
+        self._pipe = pipe
+        self._phases = bench.Phases(is_alone=options.threads == 1 and options.device == "cpu")
+        watch_all(self._phases)
         self._num_tokens = 0
-        sample = self.run.engine.sample
 
-        def counting(*args: Any, **kwargs: Any) -> Any:
-            completions = sample(*args, **kwargs)
-            self._num_tokens += sum(len(completion.token_ids) for completion in completions)
-            return completions
-
-        self.run.engine.sample = counting
-
-    def __call__(self, repeat: int) -> int:
-        """One step. Returns the number of completion tokens."""
-        before = self._num_tokens
-        loop.train_step(self.run, lambda: False)
-        return self._num_tokens - before
-
-
-class Theirs:
-    """Steps of TRL's trainer, which runs in a thread of its own and waits between one step and the next."""
-
-    def __init__(self, folder: Path, setting: Setting, options: argparse.Namespace, *, with_entropy: bool) -> None:
-        self._go: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-        self._num_threads = torch.get_num_threads()
+    def wait(self) -> None:
+        """Until it is this trainer's turn."""
+        self._pipe.recv()
+        self._phases.take()
         self._num_tokens = 0
+        self._clock = bench.Clock()
+
+    def count(self, num_tokens: int) -> None:
+        """Adds completion tokens to this turn's."""
+        self._num_tokens += num_tokens
+
+    def end(self) -> None:
+        """The turn is over."""
+        lap = self._clock.lap(self._num_tokens)
+        self._pipe.send(Turn(lap, dict(self._phases.take())))
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one step took.
+
+    Attributes:
+        lap: Completion tokens and time.
+        phases: Seconds of each phase.
+    """
+
+    lap: Lap
+    phases: Mapping[str, float]
+
+
+class Trainer:
+    """A trainer in a process of its own: threads of two trainers in one process spin against each other."""
+
+    def __init__(self, train: Callable[..., None], folder: Path, setting: Setting, options: argparse.Namespace) -> None:
+        """Starts the process.
+
+        Args:
+            train: Makes steps for as long as it is given turns.
+            folder: Will hold its files.
+            setting: The step's size.
+            options: Threads, device, precision, repeats.
+        """
         folder.mkdir()
-        outputs = ("log_probs", "entropy") if with_entropy else ("log_probs",)
-        with _head_computes(outputs):
-            self._trainer = make_trainer(folder, setting, options)
-        if not with_entropy:
-            self._without_entropy()
-        self._count_tokens()
-        self._trainer.add_callback(_AfterEachStep(self))
-        # A thread, so that the trainer's own loop runs, and not one written here.
-        threading.Thread(target=self._train, daemon=True).start()
+        spawn = multiprocessing.get_context("spawn")
+        self._pipe, theirs = spawn.Pipe()
+        self._process = spawn.Process(target=_run, args=(train, theirs, folder, setting, options), daemon=True)
+        self._process.start()
+        theirs.close()
 
-    def __call__(self, repeat: int) -> int:
-        """One generation and its updates. Returns the number of completion tokens."""
-        before = self._num_tokens
-        self._go.put(None)
-        error = self._done.get()
-        if error is not None:
-            raise error
-        return self._num_tokens - before
-
-    def _train(self) -> None:
-        torch.set_num_threads(self._num_threads)  # each thread has a number of its own
-        self._go.get()
+    def __call__(self, repeat: int = 0) -> Turn:
+        """One step."""
+        self._pipe.send("your turn")
         try:
-            self._trainer.train()
-        except BaseException as error:  # noqa: BLE001  whatever it is, the benchmark must not wait for ever
-            self._done.put(error)
+            return self._pipe.recv()
+        except EOFError:
+            self._process.join()
+            raise RuntimeError(f"a trainer's process ended with {self._process.exitcode}; its error is above") from None
 
-    def step_ends(self, *, is_last: bool) -> None:
-        """Hands over to whoever measures, and waits for the next turn."""
-        self._done.put(None)
-        if not is_last:
-            self._go.get()
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.terminate()
+        self._process.join()
 
-    def _count_tokens(self) -> None:
-        generate = self._trainer._generate_single_turn
 
-        def counting(*args: Any, **kwargs: Any) -> Any:
-            found = generate(*args, **kwargs)
-            self._num_tokens += sum(map(len, found[0]))
-            return found
+def _run(
+    train: Callable[..., None], pipe: Connection, folder: Path, setting: Setting, options: argparse.Namespace
+) -> None:
+    train(Turns(pipe, options), folder, setting, options)
 
-        self._trainer._generate_single_turn = counting
 
-    def _without_entropy(self) -> None:
-        logprobs_of = self._trainer._get_per_token_logps_and_entropies
+def train_ours(turns: Turns, folder: Path, setting: Setting, options: argparse.Namespace) -> None:
+    """Steps of our trainer."""
+    run = make_run(folder, setting, device=options.device, precision=options.precision)
+    sample = run.engine.sample
 
-        def without(*args: Any, compute_entropy: bool = False, **kwargs: Any) -> Any:
-            logprobs, _, auxiliary = logprobs_of(*args, compute_entropy=False, **kwargs)
-            return logprobs, torch.zeros_like(logprobs) if compute_entropy else None, auxiliary
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        completions = sample(*args, **kwargs)
+        turns.count(sum(len(completion.token_ids) for completion in completions))
+        return completions
 
-        self._trainer._get_per_token_logps_and_entropies = without
+    run.engine.sample = counting
+    while True:
+        turns.wait()
+        loop.train_step(run, lambda: False)
+        turns.end()
+
+
+def train_trl(
+    turns: Turns, folder: Path, setting: Setting, options: argparse.Namespace, *, with_entropy: bool = True
+) -> None:
+    """Steps of TRL's trainer, in its own loop: one generation and its updates each."""
+    with _head_computes(("log_probs", "entropy") if with_entropy else ("log_probs",)):
+        trainer = make_trainer(folder, setting, options)
+    if not with_entropy:
+        _leave_out_entropy(trainer)
+    generate = trainer._generate_single_turn
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        found = generate(*args, **kwargs)
+        turns.count(sum(map(len, found[0])))
+        return found
+
+    trainer._generate_single_turn = counting
+    trainer.add_callback(_AfterEachStep(turns))
+    turns.wait()
+    trainer.train()
+
+
+def _leave_out_entropy(trainer: Any) -> None:
+    logprobs_of = trainer._get_per_token_logps_and_entropies
+
+    def without(*args: Any, compute_entropy: bool = False, **kwargs: Any) -> Any:
+        logprobs, _, auxiliary = logprobs_of(*args, compute_entropy=False, **kwargs)
+        return logprobs, torch.zeros_like(logprobs) if compute_entropy else None, auxiliary
+
+    trainer._get_per_token_logps_and_entropies = without
 
 
 class _AfterEachStep(TrainerCallback):
-    """Tells when the updates of one generation are done."""
+    """Ends a turn when the updates of one generation are done, and waits for the next."""
 
-    def __init__(self, steps: Theirs) -> None:
-        self._steps = steps
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step % NUM_UPDATES == 0:
-            bench.wait_for_device()
-            self._steps.step_ends(is_last=state.global_step == state.max_steps)
+            self._turns.end()
+            if state.global_step < state.max_steps:
+                self._turns.wait()
 
 
 @contextlib.contextmanager
@@ -241,69 +291,58 @@ def make_trainer(folder: Path, setting: Setting, options: argparse.Namespace) ->
     return trainer
 
 
-def measure(
-    name: str, options: argparse.Namespace, phases: bench.Phases
-) -> tuple[dict[str, object], dict[str, dict[str, float]]]:
+def measure(name: str, options: argparse.Namespace) -> tuple[dict[str, object], dict[str, dict[str, float]]]:
     """The ways of one setting, interleaved; and, of each, milliseconds per completion token by phase."""
     setting = SETTINGS[name]
-    with tempfile.TemporaryDirectory() as found:
-        folder = Path(found)
-        ours = Ours(folder / "ours", setting, options)
-        ways: dict[str, Callable[[int], int]] = {"ours": ours}
-        if trl is not None:
-            for way, with_entropy in (("trl", True), ("trl_without_entropy", False)):
-                ways[way] = Theirs(folder / way, setting, options, with_entropy=with_entropy)
-        laps, seconds = interleave_with_phases(ways, phases, options.repeats)
-        ours.run.close()
-    row = {"setting": name, "rows": setting.num_prompts * setting.group_size, **bench.compare(laps)}
-    return row, {
-        way.replace("_", " "): {phase: round(1e3 * median(values), 4) for phase, values in by_phase.items()}
-        for way, by_phase in seconds.items()
+    ways = {"ours": train_ours}
+    if trl is not None:
+        ways |= {"trl": train_trl, "trl_without_entropy": partial(train_trl, with_entropy=False)}
+    turns = take_turns({way: (train, setting, options) for way, train in ways.items()}, options.repeats)
+    laps = {way: [turn.lap for turn in each] for way, each in turns.items()}
+    phases = {
+        way.replace("_", " "): {
+            phase: round(1e3 * median(turn.phases.get(phase, 0.0) / turn.lap.amount for turn in each), 4)
+            for phase in PHASES
+        }
+        for way, each in turns.items()
     }
+    return {"setting": name, "rows": setting.num_prompts * setting.group_size, **bench.compare(laps)}, phases
 
 
-def interleave_with_phases(
-    ways: Mapping[str, Callable[[int], int]], phases: bench.Phases, repeats: int
-) -> tuple[dict[str, list[Lap]], dict[str, dict[str, list[float]]]]:
-    """As `bench.interleave`, with the seconds per token of each phase of each lap beside."""
-    seconds: dict[str, dict[str, list[float]]] = {way: {phase: [] for phase in PHASES} for way in ways}
+def take_turns(
+    ways: Mapping[str, tuple[Callable[..., None], Setting, argparse.Namespace]], repeats: int
+) -> dict[str, list[Turn]]:
+    """Steps of several trainers, interleaved, after one step of each that does not count.
 
-    def noting(way: str, step: Callable[[int], int]) -> Callable[[int], int]:
-        def run(repeat: int) -> int:
-            num_tokens = step(repeat)
-            taken = phases.take()
-            if repeat > 0:  # the first warms up
-                for phase in PHASES:
-                    seconds[way][phase].append(taken[phase] / num_tokens)
-            return num_tokens
-
-        return run
-
-    laps = bench.interleave({way: noting(way, step) for way, step in ways.items()}, repeats=repeats)
-    return laps, seconds
+    Args:
+        ways: By name: what trains, the step's size, and threads, device and precision.
+        repeats: Steps of each that count.
+    """
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as at_the_end:
+        trainers = {
+            way: Trainer(train, Path(folder) / way, setting, options) for way, (train, setting, options) in ways.items()
+        }
+        for trainer in trainers.values():
+            at_the_end.callback(trainer.close)
+        rounds = [{way: trainer() for way, trainer in trainers.items()} for _ in range(1 + repeats)]
+    return {way: [each[way] for each in rounds[1:]] for way in ways}
 
 
 def measure_threads(name: str, options: argparse.Namespace) -> dict[str, object]:
     """Ours on two threads and on one, interleaved."""
-    with tempfile.TemporaryDirectory() as folder:
-        ours = Ours(Path(folder) / "ours", SETTINGS[name], options)
-
-        def on(num_threads: int) -> Callable[[int], int]:
-            def run(repeat: int) -> int:
-                torch.set_num_threads(num_threads)
-                return ours(repeat)
-
-            return run
-
-        laps = bench.interleave({"two": on(2), "one": on(1)}, repeats=options.repeats)
-        ours.run.close()
-    return {"setting": name, **bench.compare(laps)}
+    ways = {"two": 2, "one": 1}
+    turns = take_turns(
+        {
+            way: (train_ours, SETTINGS[name], argparse.Namespace(**{**vars(options), "threads": threads}))
+            for way, threads in ways.items()
+        },
+        options.repeats,
+    )
+    return {"setting": name, **bench.compare({way: [turn.lap for turn in each] for way, each in turns.items()})}
 
 
 def report_steps(options: argparse.Namespace) -> None:
     """Ours against TRL, one row per setting; then the phases."""
-    phases = bench.Phases(is_alone=options.threads == 1 and options.device == "cpu")
-    watch_all(phases)
     columns = {"setting": "setting", "rows": "rows", "ours_per_s": "ours, tokens/s", "ours_per_cpu_s": "per CPU s"}
     if trl is not None:
         columns |= {"trl_per_s": "TRL, tokens/s", "trl_ratio": "ratio", "trl_ratio_low": "lowest"}
@@ -313,7 +352,7 @@ def report_steps(options: argparse.Namespace) -> None:
     report = bench.Report(options, columns, device=options.device)
     phases_of: list[dict[str, object]] = []
     for name in options.settings:
-        row, by_way = measure(name, options, phases)
+        row, by_way = measure(name, options)
         report.add(row)
         phases_of += [{"setting": name, "way": way, **shares} for way, shares in by_way.items()]
     report.table(
@@ -340,9 +379,6 @@ def main() -> None:
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--two-threads", action="store_true", help="ours on two threads against ours on one instead")
     options = parser.parse_args()
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    logging.set_verbosity_error()
-    warnings.simplefilter("ignore", FutureWarning)
     if options.two_threads:
         report_threads(options)
     else:
