@@ -96,14 +96,19 @@ def test_every_group_is_written_whole(tmp_path):
     ("count", "chosen"),
     [(0, []), (1, ["p0"]), (2, ["p0", "p3"]), (4, ["p0", "p1", "p3", "p4"]), (9, [f"p{place}" for place in range(6)])],
 )
-def test_samples_are_bounded_and_spread_over_the_groups(tmp_path, count, chosen):
+def test_samples_are_whole_groups_bounded_and_spread(tmp_path, count, chosen):
     groups = [make_group(f"p{place}", (0.0, 1.0)) for place in range(6)]
-    Recorder(tmp_path, num_samples_per_step=count).groups(7, groups, [True] * 6, [[0.0, 0.0]] * 6)
+    Recorder(tmp_path, num_groups_per_step=count).groups(7, groups, [True] * 6, [[0.0, 0.0]] * 6)
     rows = read_jsonl(tmp_path / "samples.jsonl")
-    assert [row["prompt"] for row in rows] == chosen
+    assert [row["prompt"] for row in rows] == [prompt for prompt in chosen for _ in range(2)]
+    assert [row["group"] for row in rows] == [int(prompt[1:]) for prompt in chosen for _ in range(2)]
+    assert [row["place"] for row in rows] == [0, 1] * len(chosen)
+    assert [row["reward"] for row in rows] == [0.0, 1.0] * len(chosen)
     if count:
         assert rows[0] == {
             "step": 7,
+            "group": 0,
+            "place": 0,
             "prompt": "p0",
             "prompt_text": "1,2,3=6:",
             "completion": "1",
@@ -133,14 +138,16 @@ def test_parts_of_rewards_are_written_and_null_where_the_verifier_failed(tmp_pat
     Recorder(tmp_path).groups(1, [shaped_group()], [False], [[]])
     (row,) = read_jsonl(tmp_path / "groups.jsonl")
     assert row["parts"] == {"judge": [1.0, None, 0.0], "form": [0.25, None, -0.5]}
-    (sample,) = read_jsonl(tmp_path / "samples.jsonl")
+    sample, failed, _ = read_jsonl(tmp_path / "samples.jsonl")
     assert sample["parts"] == {"judge": 1.0, "form": 0.25}
+    assert failed["parts"] == {}
     assert (sample["reward"], sample["rule"], sample["normal_form"]) == (1.25, "boxed", "6")
 
 
 def test_what_the_verifier_failed_on_is_written_within_a_bound(tmp_path, monkeypatch):
     Recorder(tmp_path).failures(3, [GROUPS[0], shaped_group(), GROUPS[1]])
     (row,) = read_jsonl(tmp_path / "samples.jsonl")
+    assert (row["group"], row["place"]) == (1, 1)
     assert (row["step"], row["prompt"], row["completion"], row["kind"], row["detail"]) == (
         3, "p9", "2", "timeout", "killed",
     )  # fmt: skip
@@ -163,14 +170,14 @@ def test_a_step_without_groups_is_fine(tmp_path):
 
 
 def test_forgetting_what_a_resumed_run_makes_again(tmp_path):
-    recorder = Recorder(tmp_path, num_samples_per_step=1)
+    recorder = Recorder(tmp_path, num_groups_per_step=1)
     for step in (1, 2, 3):
         recorder.metrics(step, {"reward/mean": step / 10})
         recorder.groups(step, GROUPS, [True] * 3, [[0.0, 0.0]] * 3)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "rewa')  # killed here
     assert recorder.forget_after(1) == 2
-    for name, lines_per_step in {"metrics.jsonl": 1, "groups.jsonl": 3, "samples.jsonl": 1}.items():
+    for name, lines_per_step in {"metrics.jsonl": 1, "groups.jsonl": 3, "samples.jsonl": 2}.items():
         rows = read_jsonl(tmp_path / name)
         assert [row["step"] for row in rows] == [1] * lines_per_step
         assert (tmp_path / name).read_bytes().endswith(b"}\n")

@@ -199,7 +199,7 @@ def test_validation_prompts_are_bound_by_their_own_settings(runs, base):
 def test_settings_become_live_objects(runs, base):
     options = [
         "rollout.engine=gold", "rollout.temperature=0.5", "objective.params.kl_coef=0.1", "optim.betas=[0.8, 0.9]",
-        "optim.eps=1e-5", "validation.temperature=0", "validation.every_steps=7", "record.num_samples_per_step=1",
+        "optim.eps=1e-5", "validation.temperature=0", "validation.every_steps=7", "record.num_groups_per_step=2",
     ]  # fmt: skip
     run = assemble(short_config(runs, base, *options))
     run.close()
@@ -213,7 +213,7 @@ def test_settings_become_live_objects(runs, base):
     assert (len(run.prompts), len(run.validation.prompts), run.prompt_choice.order.num_prompts) == (24, 4, 24)
     assert run.optimizer.defaults["betas"] == (0.8, 0.9)
     assert run.optimizer.defaults["eps"] == 1e-5
-    assert run.recorder.num_samples_per_step == 1
+    assert run.recorder.num_groups_per_step == 2
 
 
 def test_without_a_term_for_it_no_reference_is_loaded(runs, base):

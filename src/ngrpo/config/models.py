@@ -266,8 +266,8 @@ class Record(Section):
     """Log to Weights & Biases."""
     wandb_project: str = "ngrpo"
     """Project name there."""
-    num_samples_per_step: Annotated[int, Field(ge=0)] = 4
-    """Completions written to samples.jsonl each step."""
+    num_groups_per_step: Annotated[int, Field(ge=0)] = 1
+    """Groups written to samples.jsonl each step, every completion of them."""
 
 
 class RunConfig(Section):

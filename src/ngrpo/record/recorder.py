@@ -31,13 +31,13 @@ class Recorder:
     Args:
         folder: The run folder.
         listeners: Also told.
-        num_samples_per_step: Completions written to samples.jsonl each step.
+        num_groups_per_step: Groups written to samples.jsonl each step, every completion of them.
     """
 
-    def __init__(self, folder: Path, *, listeners: Sequence[Listener] = (), num_samples_per_step: int = 4) -> None:
+    def __init__(self, folder: Path, *, listeners: Sequence[Listener] = (), num_groups_per_step: int = 1) -> None:
         self.folder = folder
         self.listeners = list(listeners)
-        self.num_samples_per_step = num_samples_per_step
+        self.num_groups_per_step = num_groups_per_step
 
     def forget_after(self, step: int) -> int:
         """Drops lines of later steps, which a resumed run makes again; returns how many metric lines went."""
@@ -66,7 +66,7 @@ class Recorder:
     def groups(
         self, step: int, groups: Sequence[Group], kept: Sequence[bool], advantages: Sequence[Sequence[float]]
     ) -> None:
-        """Records every sampled group of a step, and a bounded sample of completions.
+        """Records every sampled group of a step in numbers, and a few of them in full.
 
         Args:
             step: Rollout steps done.
@@ -101,16 +101,24 @@ class Recorder:
             groups: What was sampled.
         """
         failed = [
-            (group, place) for group in groups for place, outcome in enumerate(group.outcomes) if outcome.is_failure
+            (index, place)
+            for index, group in enumerate(groups)
+            for place, outcome in enumerate(group.outcomes)
+            if outcome.is_failure
         ]
         append_lines(
-            self.folder / "samples.jsonl", (_sample_row(step, group, place) for group, place in failed[:NUM_FAILURES])
+            self.folder / "samples.jsonl", (_sample_row(step, groups, *where) for where in failed[:NUM_FAILURES])
         )
 
     def _sample_rows(self, step: int, groups: Sequence[Group]) -> list[dict[str, Any]]:
-        """The first completion of evenly spaced groups."""
-        count = min(self.num_samples_per_step, len(groups))
-        return [_sample_row(step, groups[index * len(groups) // count], 0) for index in range(count)]
+        """Evenly spaced groups, whole."""
+        count = min(self.num_groups_per_step, len(groups))
+        chosen = [place * len(groups) // count for place in range(count)]
+        return [
+            _sample_row(step, groups, index, place)
+            for index in chosen
+            for place in range(len(groups[index].completions))
+        ]
 
     def close(self) -> None:
         """Ends the listeners."""
@@ -118,11 +126,14 @@ class Recorder:
             listener.close()
 
 
-def _sample_row(step: int, group: Group, place: int) -> dict[str, Any]:
-    """One line of samples.jsonl: one completion of a group with its outcome."""
+def _sample_row(step: int, groups: Sequence[Group], index: int, place: int) -> dict[str, Any]:
+    """One line of samples.jsonl: one completion of one of a step's groups with its outcome."""
+    group = groups[index]
     completion, outcome = group.completions[place], group.outcomes[place]
     return {
         "step": step,
+        "group": index,
+        "place": place,
         "prompt": group.prompt.id,
         "prompt_text": group.prompt.text,
         "completion": completion.text,

@@ -182,7 +182,7 @@ def _assemble(
     with sensible_threads(policy):  # as the run itself will have: their number is written down
         write_run_file(folder, config, prompts, state, described)
     (folder / "checkpoints").mkdir(exist_ok=True)
-    recorder = Recorder(folder, num_samples_per_step=config.record.num_samples_per_step)
+    recorder = Recorder(folder, num_groups_per_step=config.record.num_groups_per_step)
     forget_unsaved(recorder, state)
     recorder.listeners = make_listeners(folder, config, state)
     return TrainingRun(
