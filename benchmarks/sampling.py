@@ -1,18 +1,22 @@
-"""Sampling: ours beside `transformers.generate` and its continuous batching, with equal models, prompts and limits.
+"""Sampling: ours, `transformers.generate`, its continuous batching, vLLM: the same models, prompts and limits.
 
 Each draws its own tokens, so that lengths differ by chance; rates are completion tokens per second, repeats are
 interleaved, ratios are medians over pairs. `generate` gets whole prompts in the batches that suit it best, found by
 trying each once; its log-probabilities are not asked for, ours are always recorded. Continuous batching has its own
 queue and gets all prompts at once; where flash attention is not installed it multiplies every row with every other's
-keys, so that it is left out where the rows are many.
+keys, so that it is left out where the rows are many. vLLM takes part where it is installed.
 
     python benchmarks/sampling.py                    # 1.3M parameters: 8 and 256 samples, short and long tails
     python benchmarks/sampling.py --medium           # 39M parameters: several minutes
 """
 
+import importlib.util
 import math
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import GenerationConfig
@@ -22,7 +26,7 @@ import bench
 from ngrpo.policy import Policy, pad_rows
 from ngrpo.rollout import NativeEngine, SampleRequest, Sampling, random_key
 from ngrpo.types import Prompt
-from shapes import SHAPES, Setting, ending_ids, make_model, make_prompts, make_tokenizer
+from shapes import SHAPES, Setting, ending_ids, make_model, make_prompts, make_tokenizer, write_model
 
 TINY, MEDIUM = SHAPES["tiny"], SHAPES["39M"]
 BRIEF = replace(TINY, mean_tokens=12)
@@ -128,6 +132,46 @@ class Work:
         return sum(len(output.generated_tokens) for output in outputs.values())
 
 
+class VLLM:
+    """Sampling by vLLM, which reads the model from a folder of its own.
+
+    Args:
+        work: Model and prompts.
+    """
+
+    def __init__(self, work: Work) -> None:
+        from vllm import LLM
+
+        self._work = work
+        self._folder = tempfile.TemporaryDirectory()
+        setting = work.setting
+        self._engine: Any = LLM(
+            model=str(write_model(Path(self._folder.name) / "model", setting)),
+            dtype="float32",
+            max_model_len=setting.prompt_tokens[1] + setting.max_tokens,
+            max_num_seqs=MAX_ROWS,
+            disable_log_stats=True,
+        )
+
+    def __call__(self, repeat: int) -> float:
+        """Completion tokens."""
+        from vllm import SamplingParams
+
+        work = self._work
+        settings = SamplingParams(
+            n=work.setting.group_size,
+            temperature=1.0,
+            max_tokens=work.setting.max_tokens,
+            stop_token_ids=work.ends,
+            ignore_eos=True,  # what ends a completion is said above
+            seed=repeat,
+            detokenize=False,
+        )
+        prompts = [{"prompt_token_ids": list(prompt.token_ids)} for prompt in work.prompts]
+        outputs = self._engine.generate(prompts, settings, use_tqdm=False)
+        return sum(len(completion.token_ids) for output in outputs for completion in output.outputs)
+
+
 def measure(name: str, repeats: int) -> dict[str, object]:
     """One row of the table."""
     setting = SETTINGS[name]
@@ -135,6 +179,8 @@ def measure(name: str, repeats: int) -> dict[str, object]:
     ways: dict[str, Way] = {"ours": work.ours, "generate": work.best_generate()}
     if setting.num_prompts * setting.group_size <= MOST_CONTINUOUS:
         ways["continuous"] = work.continuous
+    if importlib.util.find_spec("vllm") is not None:
+        ways["vllm"] = VLLM(work)
     return {"setting": name, "repeats": repeats} | bench.compare(bench.interleave(ways, repeats=repeats))
 
 
@@ -153,6 +199,8 @@ def main() -> None:
         "continuous_per_s": "continuous batching",
         "continuous_ratio": "ratio",
     }
+    if importlib.util.find_spec("vllm") is not None:
+        columns |= {"vllm_per_s": "vLLM", "vllm_ratio": "ratio"}
     report = bench.Report(options, columns)
     for name, setting in SETTINGS.items():
         if (setting.shape is MEDIUM) == options.medium:
