@@ -21,7 +21,7 @@ FLOORS = [
     {"policy", "data", "record"},
     {"rollout"},
     {"train", "evaluate"},
-    {"lab"},
+    {"lab", "report", "integrations"},
     {"cli"},
     {"__main__"},
 ]
@@ -33,7 +33,7 @@ ALLOWED = {
     "errors": set(),
     "objectives": {"torch"},
     "stats": {"numpy"},
-    "worlds": set(),
+    "worlds": {"reasoning_gym"},
     "config": {"pydantic"},
     "rewards": {"math_verify", "latex2sympy2_extended", "reasoning_gym", "numpy", "regex", "sympy"},
 }

@@ -3,10 +3,13 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+import warnings
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -16,15 +19,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ngrpo import worlds
 from ngrpo.errors import ConfigError, DataError, RunFolderError
-from ngrpo.lab import base
+from ngrpo.lab import base, base_statistics, setups
 from ngrpo.lab.tokenizer import character_tokenizer
+from ngrpo.lab.warm_start import MAX_POSITIONS, new_model
 
 WORLD = worlds.get("countdown")
-# Golds of one length, so one batch; the second prompt is one character longer, so the first row is padded.
-PADDED_ROWS = [
-    {"id": "a", "prompt": "1,2,3=6:", "gold": "1+2+3"},
-    {"id": "b", "prompt": "9,2,1=19:", "gold": "9*2+1"},
-]
 SMALL = {"num_steps": 3, "rows_per_step": 8}
 
 
@@ -36,9 +35,17 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_prompts():
+    """Statistics of three prompts: nothing here is about their values."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base_statistics, "NUM_PROMPTS", 3)
+        yield
+
+
 @pytest.fixture(scope="module")
 def tokenizer():
-    return character_tokenizer(WORLD.alphabet, max_tokens=base.MAX_POSITIONS)
+    return character_tokenizer(WORLD.alphabet, max_tokens=MAX_POSITIONS)
 
 
 @pytest.fixture(scope="module")
@@ -96,51 +103,7 @@ def test_character_tokenizer_refuses_an_alphabet_it_cannot_keep(alphabet, messag
         character_tokenizer(alphabet, max_tokens=8)
 
 
-# --- what is trained ---
-
-
-def test_batches_learn_the_completion_and_its_end_only(tokenizer):
-    rows = WORLD.problems("warm", 60, 0)
-    learned, seen = [], []
-    for input_ids, is_target in base._batches(rows, tokenizer):
-        for ids, targets in zip(input_ids, is_target, strict=True):
-            learned.append(tokenizer.decode(ids[targets]))
-            seen.append(tokenizer.decode(ids).replace(tokenizer.pad_token, ""))
-    eos = tokenizer.eos_token
-    assert sorted(learned) == sorted(row["gold"] + eos for row in rows)
-    assert sorted(seen) == sorted(row["prompt"] + row["gold"] + eos for row in rows)
-
-
-def test_batches_leave_little_padding(tokenizer):
-    batches = base._batches(WORLD.problems("warm", 256, 0), tokenizer)
-    num_padding = sum(int((input_ids == tokenizer.pad_token_id).sum()) for input_ids, _ in batches)
-    assert num_padding < 0.05 * sum(input_ids.numel() for input_ids, _ in batches)
-
-
-def test_loss_sum_of_a_padded_batch_is_the_sum_of_its_rows(tokenizer):
-    model = base._new_model(tokenizer, 0).double()
-    ((input_ids, is_target),) = base._batches(PADDED_ROWS, tokenizer)
-    assert (input_ids == tokenizer.pad_token_id).sum() == 1
-    expected = 0.0
-    for row in PADDED_ROWS:
-        ids = tokenizer(row["prompt"] + row["gold"] + tokenizer.eos_token)["input_ids"]
-        logprobs = torch.log_softmax(model(torch.tensor([ids])).logits[0], dim=-1)
-        expected -= sum(logprobs[i - 1, ids[i]].item() for i in range(len(row["prompt"]), len(ids)))
-    assert base._loss_sum(model, input_ids, is_target).item() == pytest.approx(expected, rel=1e-12)
-
-
-def test_loss_sum_runs_the_causal_kernel_without_a_mask(tokenizer, monkeypatch):
-    calls = []
-    kernel = torch.nn.functional.scaled_dot_product_attention
-
-    def spy(*tensors, **options):
-        calls.append((options["attn_mask"], options["is_causal"]))
-        return kernel(*tensors, **options)
-
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
-    ((input_ids, is_target),) = base._batches(PADDED_ROWS, tokenizer)
-    base._loss_sum(base._new_model(tokenizer, 0), input_ids, is_target)
-    assert calls == [(None, True)] * base.ARCHITECTURE["num_hidden_layers"]
+# --- the folder ---
 
 
 def test_build_base_learns(tmp_path):
@@ -155,11 +118,8 @@ def test_build_base_learns(tmp_path):
     assert record["final_loss_nats"] == pytest.approx(sum(call[2] for call in losses[-20:]) / 20)
 
 
-# --- the folder ---
-
-
 def test_folder_loads_with_identical_logits(tmp_path, tokenizer):
-    model = base._new_model(tokenizer, 5).eval()
+    model = new_model(tokenizer, 5).eval()
     base._write(tmp_path / "base", model, tokenizer, {})
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "base").eval()
     assert loaded.dtype == torch.float32
@@ -223,8 +183,9 @@ def test_build_base_failed_write_leaves_nothing(tmp_path, monkeypatch):
 def test_build_base_killed_while_writing_leaves_no_base_and_can_be_repeated(tmp_path):
     code = """
         import os, pathlib, signal, sys
-        from ngrpo.lab import base
+        from ngrpo.lab import base, base_statistics
 
+        base_statistics.NUM_PROMPTS = 3
         # The weights are written, base.json is not.
         pathlib.Path.write_text = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
         base.cached_base(num_steps=3, rows_per_step=8)
@@ -313,9 +274,111 @@ def test_build_base_never_takes_a_folder_that_another_wrote_meanwhile_for_its_ow
 
 
 def test_recipe_key_depends_on_every_field():
-    recipe = {"world": "countdown", "world_version": 1, "seed": 0, **SMALL, "lr": 1e-3, "recipe_version": 1}
-    others = [{**recipe, field: "other" if isinstance(value, str) else value + 1} for field, value in recipe.items()]
-    assert len({base.Recipe(**fields).key() for fields in (recipe, *others)}) == 1 + len(recipe)
+    warm_start = setups.get("countdown").warm_start
+    recipe = base.Recipe(warm_start, world_version=1, seed=0)
+    others = [
+        replace(recipe, **{name: getattr(recipe, name) + 1}) for name in ("world_version", "seed", "recipe_version")
+    ]
+    others += [
+        replace(recipe, warm_start=replace(warm_start, **{name: "misconception" if name == "world" else 2 * value}))
+        for name, value in asdict(warm_start).items()
+    ]
+    assert len({each.key() for each in (recipe, *others)}) == 1 + len(others) == 9
+
+
+def test_recipe_key_of_the_published_base_is_what_it_was():
+    """Caches of earlier releases stay good: a change here makes every user build the countdown base again."""
+    recipe = base._checked_recipe("countdown", seed=0)
+    assert recipe.key() == "0f35ccaa41d9"
+    # What went into it then, written out.
+    assert recipe.as_dict() == {
+        "architecture": {
+            "hidden_size": 64,
+            "intermediate_size": 192,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "max_position_embeddings": 64,
+            "tie_word_embeddings": True,
+        },
+        "recipe": {
+            "world": "countdown",
+            "world_version": 1,
+            "seed": 0,
+            "num_steps": 1000,
+            "rows_per_step": 128,
+            "lr": 0.002,
+            "recipe_version": 1,
+        },
+    }
+
+
+@pytest.mark.parametrize("names", [("countdown", "overtrained"), ("gym_chain_sum_easy", "gym_chain_sum_hard")])
+def test_worlds_with_the_same_warm_start_share_a_base(names):
+    assert len({base._checked_recipe(name, seed=3).key() for name in names}) == 1
+
+
+def test_every_other_world_has_a_base_of_its_own():
+    keys = {setups.get(name).warm_start.world: base._checked_recipe(name, seed=0).key() for name in worlds.names()}
+    assert len(set(keys.values())) == len(keys) == 5
+
+
+# --- statistics ---
+
+
+def test_statistics_are_written_for_every_world_that_the_base_serves(folder):
+    record = json.loads((folder / "base.json").read_text())
+    assert set(record["statistics"]) == {"countdown", "overtrained"}
+    for found in record["statistics"].values():
+        assert found["all_wrong_frac"] + found["mixed_frac"] + found["all_right_frac"] == pytest.approx(1, abs=2e-3)
+        assert 0 <= found["pass@1"] <= found["pass@8"] <= found["pass@64"] <= 1
+        assert 0 < found["entropy_nats"] <= math.log(len(WORLD.alphabet) + 2) + 1e-6
+
+
+def test_statistics_of_hard_prompts_stand_apart(tmp_path):
+    folder = base.build_base(tmp_path / "base", world="misconception", **SMALL)
+    record = json.loads((folder / "base.json").read_text())
+    assert record["architecture"]["hidden_size"] == 32
+    found = record["statistics"]["misconception"]
+    assert {name for name in found if name.startswith("hard/")} == {
+        f"hard/{name}" for name in found if not name.startswith("hard/") and name != "entropy_nats"
+    }
+
+
+def test_statistics_of_a_base_built_before_there_were_any_are_added(tmp_path, folder):
+    old = shutil.copytree(folder, tmp_path / "old")
+    record = json.loads((old / "base.json").read_text())
+    known = record.pop("statistics")
+    (old / "base.json").write_text(json.dumps(record))
+    assert base.read_statistics(old, "countdown") == known["countdown"]
+    assert json.loads((old / "base.json").read_text()) == record | {"statistics": {"countdown": known["countdown"]}}
+
+
+@pytest.mark.parametrize(("low", "is_as_documented"), [(0.0, True), (0.999, False)])
+def test_a_base_unlike_the_documented_one_warns_and_is_kept(tmp_path, monkeypatch, low, is_as_documented):
+    own = replace(setups.get("misconception").warm_start, **SMALL)
+    setup = replace(setups.get("misconception"), warm_start=own, expected={"pass@1": (low, 1.0)})
+    monkeypatch.setitem(setups._SETUPS, "misconception", setup)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        folder = base.build_base(tmp_path / "base", world="misconception")
+    assert (folder / "base.json").exists()
+    messages = [str(each.message) for each in caught]
+    if is_as_documented:
+        assert messages == []
+    else:
+        (message,) = messages
+        assert "base model of 'misconception' is not like the documented one: pass@1 is" in message
+        assert "documented as 0.999 to 1" in message
+
+
+def test_a_base_made_otherwise_is_not_compared(tmp_path, monkeypatch):
+    setup = replace(setups.get("misconception"), expected={"pass@1": (0.999, 1.0)})
+    monkeypatch.setitem(setups._SETUPS, "misconception", setup)
+    base.build_base(tmp_path / "base", world="misconception", **SMALL)  # warnings are errors here
+
+
+# --- the cache's place ---
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,10 @@ def die(report, argument):
     os._exit(9)
 
 
+def stop(report, argument):
+    raise Interrupted("asked to stop")
+
+
 def sleep(report, argument):
     report("started", 1)
     time.sleep(argument)
@@ -45,6 +49,12 @@ def test_a_failing_task_is_named_with_its_error():
 def test_a_worker_that_dies_without_a_word_is_noticed():
     with pytest.raises(NgrpoError, match="died with exit code 9"):
         run_tasks([Task("t", die, None)], num_processes=1, report=lambda *_: None)
+
+
+def test_workers_that_all_ended_too_soon_are_noticed():
+    """Asked to stop one by one, and not through this process."""
+    with pytest.raises(NgrpoError, match="2 of 2 tasks are not done"):
+        run_tasks([Task("t", stop, None)] * 2, num_processes=2, report=lambda *_: None)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -47,17 +47,19 @@ def test_one_table_with_every_quantity_and_model(finished):
     assert "ngrpo - grpo" in out
     assert "grpo - base at T=0.6" in out
     assert "not established" in out
+    assert "With fewer than 5 seeds" in out
     assert "built" in err
 
 
 def test_the_numbers_are_those_of_the_samples(finished):
     folder, _, _ = finished
-    told = json.loads((folder / "quickstart.json").read_text())
-    rows = [json.loads(line) for line in (folder / "base" / "eval" / "samples.jsonl").read_text().splitlines()]
+    told = json.loads((folder / "results.json").read_text())["tables"][0]
+    rows = [json.loads(line) for line in (folder / "runs" / "base" / "eval" / "samples.jsonl").read_text().splitlines()]
     assert len(rows) == 6 * 8
     share = sum(row["correct"] for row in rows) / len(rows)
-    assert told["rows"][0]["values"]["pass@1"]["estimate"] == pytest.approx(share)
-    assert [row["num_seeds"] for row in told["rows"]] == [1, 1, 2, 2]
+    assert [row["name"] for row in told["rows"]] == ["base", "base at T=0.6", "grpo", "ngrpo"]
+    assert told["rows"][0]["cells"]["pass@1"]["estimate"] == pytest.approx(100 * share)
+    assert (told["num_seeds"], told["num_prompts"], told["num_samples"], told["max_k"]) == (2, 6, 8, 8)
 
 
 def test_a_picture_is_drawn(finished):
@@ -67,11 +69,11 @@ def test_a_picture_is_drawn(finished):
 
 def test_again_it_reuses_the_base_and_every_run_and_says_so(finished, environment):
     folder, out, _ = finished
-    before = (folder / "ngrpo_seed1" / "metrics.jsonl").read_text()
+    before = (folder / "runs" / "ngrpo_seed1" / "metrics.jsonl").read_text()
     code, again, err = finish(start(folder, environment))
     assert code == 0, err
     assert "cached, reused" in err
-    assert (folder / "ngrpo_seed1" / "metrics.jsonl").read_text() == before
+    assert (folder / "runs" / "ngrpo_seed1" / "metrics.jsonl").read_text() == before
     assert again.splitlines()[:10] == out.splitlines()[:10]
 
 
@@ -79,7 +81,7 @@ def test_interrupted_it_saves_and_the_same_command_ends_as_if_nothing_had_happen
     folder = tmp_path / "q"
     process = start(folder, environment)
     waited = time.perf_counter()
-    while not list(folder.glob("*/metrics.jsonl")) and time.perf_counter() - waited < 120:
+    while not list(folder.glob("runs/*/metrics.jsonl")) and time.perf_counter() - waited < 120:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C in a terminal does
     code, _, err = finish(process)
@@ -87,8 +89,8 @@ def test_interrupted_it_saves_and_the_same_command_ends_as_if_nothing_had_happen
     assert "same command goes on" in err
     code, _, err = finish(start(folder, environment))
     assert code == 0, err
-    uninterrupted = json.loads((finished[0] / "quickstart.json").read_text())
-    assert json.loads((folder / "quickstart.json").read_text())["rows"] == uninterrupted["rows"]
+    uninterrupted = (finished[0] / "results.json").read_text()
+    assert (folder / "results.json").read_text() == uninterrupted
 
 
 def test_another_size_in_the_same_folder_is_refused(finished, environment):
@@ -96,4 +98,4 @@ def test_another_size_in_the_same_folder_is_refused(finished, environment):
     command = [sys.executable, "-m", "ngrpo", "quickstart", "--folder", str(folder), *SIZE, "--steps", "4"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 2
-    assert "holds a quickstart of another size (num_steps: 3 -> 4)" in " ".join(done.stderr.split())
+    assert "holds another experiment: settings.num_steps: 3 -> 4" in " ".join(done.stderr.split())

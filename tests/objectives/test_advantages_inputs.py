@@ -126,6 +126,19 @@ def test_a_virtual_reward_below_the_best_is_refused_with_both_values():
     assert of_group("ngrpo", [0.0, 2.0], num_virtual=0).tolist()  # without virtual rewards it is not read
 
 
+def test_a_virtual_reward_below_the_best_can_be_asked_for():
+    """Rewards 1, 1, 0 and a virtual 0.25: mean 9/16; squares .191406 * 2 + .316406 + .097656 = .796875, /3 = .265625.
+
+    A = (1 - .5625) / .515388 = .848875, and -.5625 / .515388 = -1.091411 (eps = 0). They sum to a positive number.
+    """
+    advantages = of_group("ngrpo", [1.0, 1.0, 0.0], virtual_reward=0.25, virtual_below_best=True, eps=0.0)
+    assert advantages.tolist() == pytest.approx([0.848875, 0.848875, -1.091411], abs=1e-6)
+    assert advantages.sum() > 0
+    # Nobody is wrong here, but the virtual completion: the group is not constant.
+    all_right = of_group("ngrpo", [1.0, 1.0, 1.0], virtual_reward=0.25, virtual_below_best=True, eps=0.0)
+    assert all_right.tolist() == pytest.approx([0.5] * 3, abs=1e-6)
+
+
 def test_a_reward_that_is_not_finite_is_named_by_its_index():
     for bad in (float("nan"), float("inf"), -float("inf")):
         with pytest.raises(RewardError, match=r"^reward 2 is (nan|inf|-inf)"):

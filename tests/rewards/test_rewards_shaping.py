@@ -218,7 +218,7 @@ def test_a_function_is_loaded_from_a_file(file):
             ConfigError,
             "lenght",
             {},
-            "'lenght' is none of one_box, think_tags, regex, length, or path/to/file.py:function",
+            "'lenght' is none of one_box, think_tags, regex, length, coin, or path/to/file.py:function",
         ),
         (ConfigError, "one_box", {"n": 1}, "reward.shaping 'one_box' has no parameter 'n'. It has: none"),
         (ConfigError, "length", {}, "needs params.budget_tokens. Its parameters: budget_tokens, span_tokens"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ngrpo.errors import ConfigError, DataError
-from ngrpo.stats import bootstrap, bootstrap_interval, hierarchical_bootstrap_interval
+from ngrpo.stats import bootstrap, bootstrap_interval
 
 
 def test_interval_of_a_fair_coin_is_the_binomials():
@@ -66,49 +66,15 @@ def test_blocks_resample_every_row_once(monkeypatch):
     assert interval.low == pytest.approx(0.40, abs=0.02)
 
 
-def test_hierarchical_interval_sees_the_spread_of_seeds_and_of_prompts():
-    prompts_differ = np.tile([0.0, 1.0], (5, 20))  # every seed the same
-    seeds_differ = np.tile([[0.0], [0.0], [1.0], [1.0]], (1, 40))  # every prompt the same
-    flat = bootstrap_interval(prompts_differ[0])
-    nested = hierarchical_bootstrap_interval(prompts_differ)
-    assert (nested.low, nested.high) == pytest.approx((flat.low, flat.high), abs=0.03)
-    # Four seeds, two of each: a resampled mean is Binomial(4, 1/2)/4, so 95 % covers 0 to 1.
-    wide = hierarchical_bootstrap_interval(seeds_differ)
-    assert (wide.estimate, wide.low, wide.high) == (0.5, 0.0, 1.0)
-
-
-def test_hierarchical_prompts_are_shared_by_the_seeds():
-    # Two seeds with opposite prompts: their mean is 1/2 on every prompt. Prompts resampled per seed would spread it.
-    opposite = np.array([[0.0, 1.0] * 10, [1.0, 0.0] * 10])
-    same_seed_twice = 0.5
-    interval = hierarchical_bootstrap_interval(opposite, num_resamples=4_000)
-    draws_one_of_each = 0.5  # of the four draws of two seeds, two take one of each and give exactly 1/2
-    assert interval.estimate == same_seed_twice
-    inner = hierarchical_bootstrap_interval(opposite, num_resamples=4_000, level=draws_one_of_each * 0.9)
-    assert (inner.low, inner.high) == pytest.approx((0.5, 0.5))
-
-
-def test_hierarchical_takes_several_quantities():
-    values = np.random.default_rng(0).random((3, 10, 2))
-    interval = hierarchical_bootstrap_interval(values, num_resamples=500)
-    assert interval.estimate == pytest.approx(values.mean(axis=(0, 1)))
-    assert (interval.low < interval.estimate).all()
-    assert (interval.estimate < interval.high).all()
-
-
 def test_bad_values_are_named():
     with pytest.raises(DataError, match=r"values need at least one prompt, got the shape \[0\]"):
         bootstrap_interval([])
     with pytest.raises(DataError, match=r"the value of prompt 1 is not finite"):
         bootstrap_interval([0.0, float("nan")])
-    with pytest.raises(DataError, match=r"the value of seed 0, prompt 1 is not finite"):
-        hierarchical_bootstrap_interval([[0.0, float("inf")]])
-    with pytest.raises(DataError, match=r"at least one seed and one prompt, got the shape \[2\]"):
-        hierarchical_bootstrap_interval([0.0, 1.0])
 
 
 def test_bad_settings_are_named():
     with pytest.raises(ConfigError, match=r"level must lie between 0 and 1, got 95"):
         bootstrap_interval([0.0, 1.0], level=95)
     with pytest.raises(ConfigError, match=r"num_resamples must be 1 or more, got 0"):
-        hierarchical_bootstrap_interval([[0.0, 1.0]], num_resamples=0)
+        bootstrap_interval([0.0, 1.0], num_resamples=0)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ngrpo.errors import ConfigError, DataError
-from ngrpo.stats import bootstrap_interval, mean_interval, paired_interval, pass_at_k
+from ngrpo.stats import bootstrap_interval, crossed_interval, mean_interval, paired_interval, pass_at_k
 from ngrpo.stats.intervals import student_quantile
 
 Z_SQUARED = 1.959963984540054**2
@@ -180,3 +180,77 @@ def test_bad_values_are_named():
 
 def test_rounding_outside_of_shares_is_forgiven():
     assert mean_interval([1 + 1e-12, 1.0]).estimate == 1.0
+
+
+# --- seeds and prompts ------------------------------------------------------------------------------------------------
+
+
+def test_the_crossed_interval_by_hand():
+    # y = 3; r = 2, 4; c = 1, 3, 5. A = 3 (1 + 1) / 1 = 6; B = 2 (4 + 0 + 4) / 2 = 8; what is left is -1, 1, 0 of the
+    # first seed and 1, -1, 0 of the second: E = 4 / (1 * 2) = 2. Variance (6 + 8 - 2) / 6 = 2.
+    values = [[-1.0, 3.0, 4.0], [3.0, 3.0, 6.0]]
+    degrees = 12**2 / (6**2 / 1 + 8**2 / 2 + 2**2 / 2)  # 144 / 70 = 2.057
+    share = (1 / 2 - 1 / degrees) / (1 / 2 - 1 / 3)
+    quantile = (1 - share) * 4.302653 + share * 3.182446  # Student's for 2 and 3 degrees
+    interval = crossed_interval(values)
+    assert interval.estimate == pytest.approx(3.0)
+    assert interval.high - 3.0 == pytest.approx(quantile * math.sqrt(2), rel=1e-6)
+    assert 3.0 - interval.low == pytest.approx(quantile * math.sqrt(2), rel=1e-6)
+
+
+def test_seeds_that_agree_are_students_interval_over_prompts():
+    prompts = np.array([0.0, 0.2, 0.9, 0.4, 0.1])
+    interval = crossed_interval(np.tile(prompts, (4, 1)))
+    assert interval.high - prompts.mean() == pytest.approx(
+        student_quantile(0.95, 4) * prompts.std(ddof=1) / math.sqrt(5)
+    )
+
+
+def test_prompts_that_agree_are_students_interval_over_seeds():
+    seeds = np.array([0.1, 0.2, 0.6])
+    interval = crossed_interval(np.tile(seeds[:, None], (1, 50)))
+    assert interval.high - seeds.mean() == pytest.approx(student_quantile(0.95, 2) * seeds.std(ddof=1) / math.sqrt(3))
+
+
+def test_no_difference_at_all_is_zero_without_width():
+    interval = crossed_interval(np.zeros((3, 7)))
+    assert (interval.estimate, interval.low, interval.high) == (0.0, 0.0, 0.0)
+
+
+def test_one_prompt_has_the_interval_of_its_seeds():
+    interval = crossed_interval([[0.1], [0.2], [0.6]])
+    assert interval.high == pytest.approx(0.3 + student_quantile(0.95, 2) * np.std([0.1, 0.2, 0.6], ddof=1) / 3**0.5)
+
+
+@given(st.integers(0, 10_000))
+def test_crossed_intervals_move_and_grow_with_the_values(seed):
+    values = np.random.default_rng(seed).normal(size=(3, 6, 2))
+    interval, moved = crossed_interval(values), crossed_interval(2.0 - 3.0 * values)
+    assert moved.low == pytest.approx(2.0 - 3.0 * np.asarray(interval.high))
+    assert moved.high == pytest.approx(2.0 - 3.0 * np.asarray(interval.low))
+    shuffled = crossed_interval(values[::-1, np.random.default_rng(seed + 1).permutation(6)])
+    assert (shuffled.low, shuffled.high) == (pytest.approx(interval.low), pytest.approx(interval.high))
+    first = crossed_interval(values[..., 0])
+    assert (first.low, first.high) == pytest.approx((interval.low[0], interval.high[0]))
+
+
+@pytest.mark.parametrize(("seeds", "prompts", "rest"), [(0.05, 0.0, 0.1), (0.01, 0.1, 0.2), (0.03, 0.1, 0.2)])
+def test_crossed_intervals_of_five_seeds_hold_the_truth(seeds, prompts, rest):
+    random = np.random.default_rng(3)
+    values = (
+        seeds * random.normal(size=(5, 1, 1500))
+        + prompts * random.normal(size=(1, 60, 1500))
+        + rest * random.normal(size=(5, 60, 1500))
+    )
+    interval = crossed_interval(values)
+    held = float(((interval.low <= 0) & (interval.high >= 0)).mean())
+    assert 0.93 <= held <= 0.985
+
+
+def test_one_seed_says_nothing_of_others():
+    with pytest.raises(DataError, match=r"of two seeds at least, got \[1, 3\]"):
+        crossed_interval([[0.0, 1.0, 0.5]])
+    with pytest.raises(DataError, match="is not finite"):
+        crossed_interval([[0.0, 1.0], [math.nan, 0.0]])
+    with pytest.raises(ConfigError, match="level"):
+        crossed_interval([[0.0, 1.0], [1.0, 0.0]], level=95)

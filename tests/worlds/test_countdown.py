@@ -120,6 +120,20 @@ def test_check_accepts_exactly_the_value(expression, rng):
             assert outcome.correct == (value_of(expression) == target)
 
 
+def test_answers_are_all_that_the_checker_accepts():
+    # Every text of the shape digit, operator, digit, operator, digit.
+    for prompt in ("1,2,3=6:", "2,2,3=8:", "9,9,9=99:"):
+        candidates = map("".join, product("123456789", "+-*", "123456789", "+-*", "123456789"))
+        assert sorted(WORLD.answers(prompt)) == sorted(text for text in candidates if WORLD.check(prompt, text).correct)
+
+
+def test_answers_hand_values():
+    assert set(WORLD.answers("2,2,3=8:")) == {"2*3+2", "3*2+2", "2+2*3", "2+3*2"}
+    assert WORLD.answers("1,1,1=99:") == ()
+    with pytest.raises(DataError, match="is not a countdown prompt"):
+        WORLD.answers("1,1=2:")
+
+
 def test_split_of_ignores_the_order():
     for multiset in MULTISETS[::37]:
         assert {split_of(order) for order in permutations(multiset)} == {split_of(multiset)}

@@ -102,7 +102,7 @@ class ShapingTerm(Section):
     """One term that is added to what the judge gives."""
 
     name: NonEmptyText
-    """`one_box`, `think_tags`, `regex`, `length`, or `path/to/file.py:function`."""
+    """`one_box`, `think_tags`, `regex`, `length`, `coin`, or `path/to/file.py:function`."""
     weight: float
     """What the term is multiplied with before it is added, in reward units; negative takes away."""
     params: dict[str, Any] = {}

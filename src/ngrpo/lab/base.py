@@ -1,8 +1,7 @@
-"""Warm start of the tiny base model: supervised, from scratch, in about a minute on one CPU core.
+"""Base models of the tiny worlds, each made from scratch in about a minute on one CPU core.
 
-`build_base` writes a genuine Hugging Face checkpoint folder; `cached_base` builds it once and finds it again. It trains
-on one thread: the same recipe gives the same weights, bit for bit, and for matrices this small a second thread gains
-little on a quiet machine and loses several times as much on a busy one.
+`build_base` writes a genuine Hugging Face checkpoint folder; `cached_base` builds it once and finds it again. How each
+is made is in `lab.setups`; worlds with the same warm start share one base.
 """
 
 import hashlib
@@ -13,47 +12,28 @@ import platform
 import secrets
 import shutil
 import time
-from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ngrpo
 from ngrpo import worlds
 from ngrpo.errors import ConfigError, RunFolderError
+from ngrpo.lab import base_statistics, setups
+from ngrpo.lab.setups import WarmStart
 from ngrpo.lab.tokenizer import character_tokenizer
+from ngrpo.lab.warm_start import MAX_POSITIONS, OnStep, architecture, new_model, train
 from ngrpo.policy import no_progress_bars, one_thread
-from ngrpo.train.schedule import learning_rate
+from ngrpo.record import write_json
 
 if TYPE_CHECKING:
-    import torch
     from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
-OnStep = Callable[[int, int, float], None]
-
-# Raised when the code below would make other weights from the same recipe: it is part of the cache's key.
+# Raised when `lab.warm_start` would make other weights from the same recipe: it is part of the cache's key.
 RECIPE_VERSION = 1
 
-# Twice what a prompt and its completion need, so that a template around the prompt still fits.
-MAX_POSITIONS = 64
-
-ARCHITECTURE = {
-    "hidden_size": 64,
-    "intermediate_size": 192,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "max_position_embeddings": MAX_POSITIONS,
-    "tie_word_embeddings": True,
-}
-
-WEIGHT_DECAY = 0.01
-MAX_GRAD_NORM = 1.0
-FINAL_LR_FRAC = 0.1
-WARMUP_DIVISOR = 20  # a twentieth of the steps
-
-NUM_STEPS = 1000
+NUM_STEPS = setups.get("countdown").warm_start.num_steps
 
 # The reported final loss is the mean over this many last steps: one step alone is noisy.
 FINAL_LOSS_STEPS = 20
@@ -64,27 +44,30 @@ class Recipe:
     """Everything that decides the weights. Its hash is the name of a cached base.
 
     Attributes:
-        world: Name of the tiny world.
-        world_version: Its version: other rows make another model.
-        seed: Seed of the rows and of the initial weights.
-        num_steps: Optimiser steps.
-        rows_per_step: Worked problems per optimiser step, all different draws.
-        lr: Peak learning rate of AdamW: linear warm-up, then cosine down to a tenth of it.
+        warm_start: What is shown, how often, and how wide the model is.
+        world_version: Version of the world whose demonstrations are shown: others make another model.
+        seed: Seed of the demonstrations and of the initial weights.
         recipe_version: Version of the code that follows the recipe.
     """
 
-    world: str
+    warm_start: WarmStart
     world_version: int
     seed: int
-    num_steps: int
-    rows_per_step: int
-    lr: float
     recipe_version: int = RECIPE_VERSION
 
     def key(self) -> str:
         """Hash the recipe and the architecture, as 12 hexadecimal digits."""
-        text = json.dumps({"recipe": asdict(self), "architecture": ARCHITECTURE}, sort_keys=True)
+        text = json.dumps(self.as_dict(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def as_dict(self) -> dict[str, dict[str, Any]]:
+        """JSON-safe; the width is told by the architecture."""
+        settings = asdict(self.warm_start) | {
+            "world_version": self.world_version,
+            "seed": self.seed,
+            "recipe_version": self.recipe_version,
+        }
+        return {"architecture": architecture(settings.pop("hidden_size")), "recipe": settings}
 
 
 def build_base(
@@ -92,41 +75,37 @@ def build_base(
     *,
     world: str = "countdown",
     seed: int = 0,
-    num_steps: int = NUM_STEPS,
-    rows_per_step: int = 128,
-    lr: float = 2e-3,
+    num_steps: int | None = None,
+    rows_per_step: int | None = None,
+    lr: float | None = None,
     on_step: OnStep | None = None,
 ) -> Path:
-    """Train a base model on a world's `warm` split and write it as a Hugging Face checkpoint folder.
+    """Train a base model on what its world shows it, and write it as a Hugging Face checkpoint folder.
 
-    A Qwen2 of 108,352 parameters (countdown) learns from scratch, in float32, to complete prompts with the gold and the
-    end-of-sequence token; prompts themselves carry no loss. The folder appears whole or not at all: it is written
-    beside and then renamed.
+    A Qwen2 of 108,352 parameters (countdown) learns from scratch, in float32, to complete prompts with what is
+    demonstrated and the end-of-sequence token; prompts themselves carry no loss. What came out is measured and compared
+    with `Setup.expected`. The folder appears whole or not at all: it is written beside and then renamed.
 
     Args:
         folder: Where to write. Must not exist, or be empty.
         world: Name of the tiny world.
-        seed: Seed of the rows and of the initial weights, at least 0.
-        num_steps: Optimiser steps. Fewer give a weaker base.
-        rows_per_step: Worked problems per optimiser step.
+        seed: Seed of the demonstrations and of the initial weights, at least 0.
+        num_steps: Optimiser steps. Fewer give a weaker base. Default of this and of what follows: the world's setup.
+        rows_per_step: Demonstrations per optimiser step.
         lr: Peak learning rate of AdamW: linear warm-up, then cosine down to a tenth of it.
-        on_step: Called after each step with its number from 1, `num_steps` and the loss in nats per token.
+        on_step: Called after each step with its number from 1, the number of steps and the loss in nats per token.
 
     Returns:
-        The folder: weights, configurations, tokenizer, and `base.json` with the recipe, versions, final loss and time.
+        The folder: weights, configurations, tokenizer, and `base.json` with the recipe, versions, final loss, time, and
+        statistics in each world that the base serves.
 
     Raises:
         DataError: There is no such world.
         ConfigError: A number is out of range.
         RunFolderError: The folder exists and is not empty, or cannot be made.
+        MissingExtraError: The world is made by a package that is not installed.
     """
-    recipe = _checked_recipe(
-        world=world,
-        seed=seed,
-        num_steps=num_steps,
-        rows_per_step=rows_per_step,
-        lr=lr,
-    )
+    recipe = _checked_recipe(world, seed=seed, num_steps=num_steps, rows_per_step=rows_per_step, lr=lr)
     folder = Path(folder)
     _require_free(folder)
     _build(folder, recipe, on_step)
@@ -137,9 +116,9 @@ def cached_base(
     *,
     world: str = "countdown",
     seed: int = 0,
-    num_steps: int = NUM_STEPS,
-    rows_per_step: int = 128,
-    lr: float = 2e-3,
+    num_steps: int | None = None,
+    rows_per_step: int | None = None,
+    lr: float | None = None,
     on_step: OnStep | None = None,
 ) -> tuple[Path, bool]:
     """Find the base model of a recipe in the cache, or build it there.
@@ -148,9 +127,9 @@ def cached_base(
 
     Args:
         world: As in `build_base`, like all that follow.
-        seed: Seed of the rows and of the initial weights.
+        seed: Seed of the demonstrations and of the initial weights.
         num_steps: Optimiser steps.
-        rows_per_step: Worked problems per optimiser step.
+        rows_per_step: Demonstrations per optimiser step.
         lr: Peak learning rate.
         on_step: Called after each step; not at all when the base was cached.
 
@@ -161,15 +140,10 @@ def cached_base(
         DataError: There is no such world.
         ConfigError: A number is out of range.
         RunFolderError: The cache cannot be written.
+        MissingExtraError: The world is made by a package that is not installed.
     """
-    recipe = _checked_recipe(
-        world=world,
-        seed=seed,
-        num_steps=num_steps,
-        rows_per_step=rows_per_step,
-        lr=lr,
-    )
-    folder = cache_folder() / f"{world}-{recipe.key()}"
+    recipe = _checked_recipe(world, seed=seed, num_steps=num_steps, rows_per_step=rows_per_step, lr=lr)
+    folder = cache_folder() / f"{recipe.warm_start.world}-{recipe.key()}"
     if (folder / "base.json").exists():
         return folder, True
     _require_free(folder)
@@ -182,6 +156,24 @@ def cached_base(
     return folder, False
 
 
+def read_statistics(folder: Path, world: str) -> dict[str, float]:
+    """What a base model is like in a world; measured, and written down, where that was not done when it was built.
+
+    Args:
+        folder: Of a base model.
+        world: Name of a world that it serves.
+
+    Returns:
+        As `base_statistics.measure`.
+    """
+    record = json.loads((folder / "base.json").read_text(encoding="utf-8"))
+    known = record.setdefault("statistics", {})
+    if world not in known:
+        known[world] = base_statistics.measure(folder, world)
+        write_json(folder / "base.json", record)
+    return known[world]
+
+
 def cache_folder() -> Path:
     """Where bases are cached: `$NGRPO_CACHE`, else `$XDG_CACHE_HOME/ngrpo`, else `~/.cache/ngrpo`, below it `bases`."""
     own = os.environ.get("NGRPO_CACHE")
@@ -190,22 +182,21 @@ def cache_folder() -> Path:
     return root / "bases"
 
 
-def _checked_recipe(*, world: str, seed: int, num_steps: int, rows_per_step: int, lr: float) -> Recipe:
+def _checked_recipe(world: str, *, seed: int, **changes: float | None) -> Recipe:
     """Check the numbers and look up the world, before anything heavy is imported."""
-    for name, value, least in (("num_steps", num_steps, 1), ("rows_per_step", rows_per_step, 1), ("seed", seed, 0)):
+    worlds.get(world)
+    own = setups.get(world).warm_start
+    warm_start = replace(own, **{name: value for name, value in changes.items() if value is not None})
+    for name, value, least in (
+        ("num_steps", warm_start.num_steps, 1),
+        ("rows_per_step", warm_start.rows_per_step, 1),
+        ("seed", seed, 0),
+    ):
         if value < least:
             raise ConfigError(f"{name} must be at least {least}, got {value}.")
-    if not (math.isfinite(lr) and lr > 0):
-        raise ConfigError(f"lr must be a finite number above 0, got {lr}.")
-    version = worlds.get(world).version
-    return Recipe(
-        world=world,
-        world_version=version,
-        seed=seed,
-        num_steps=num_steps,
-        rows_per_step=rows_per_step,
-        lr=lr,
-    )
+    if not (math.isfinite(warm_start.lr) and warm_start.lr > 0):
+        raise ConfigError(f"lr must be a finite number above 0, got {warm_start.lr}.")
+    return Recipe(warm_start, worlds.get(warm_start.world).version, seed)
 
 
 def _require_free(folder: Path) -> None:
@@ -221,120 +212,26 @@ def _require_free(folder: Path) -> None:
 
 
 def _build(folder: Path, recipe: Recipe, on_step: OnStep | None) -> None:
-    world = worlds.get(recipe.world)
+    warm_start = recipe.warm_start
+    world = worlds.get(warm_start.world)
     start_s = time.perf_counter()
+    shown = world.demonstrations(warm_start.num_steps * warm_start.rows_per_step, recipe.seed)
     tokenizer = character_tokenizer(world.alphabet, max_tokens=MAX_POSITIONS)
-    model = _new_model(tokenizer, recipe.seed)
-    rows = world.problems("warm", recipe.num_steps * recipe.rows_per_step, recipe.seed)
+    model = new_model(tokenizer, recipe.seed, hidden_size=warm_start.hidden_size)
     with one_thread():
-        losses = _train(model, tokenizer, rows, recipe, on_step)
+        losses = train(model, tokenizer, shown, warm_start, on_step)
     last_losses = losses[-FINAL_LOSS_STEPS:]
-    record = {
-        "recipe": asdict(recipe),
-        "architecture": ARCHITECTURE,
+    record = recipe.as_dict() | {
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "final_loss_nats": sum(last_losses) / len(last_losses),
         "wall_s": round(time.perf_counter() - start_s, 2),
         "versions": _versions(),
     }
-    _write(folder, model, tokenizer, record)
-
-
-def _new_model(tokenizer: "Qwen2Tokenizer", seed: int) -> "Qwen2ForCausalLM":
-    """Make a Qwen2 with random weights, leaving the caller's random state as it was."""
-    import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    config = Qwen2Config(
-        **ARCHITECTURE,
-        vocab_size=len(tokenizer),
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        attn_implementation="sdpa",
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Qwen2ForCausalLM(config)
-
-
-def _train(
-    model: "Qwen2ForCausalLM",
-    tokenizer: "Qwen2Tokenizer",
-    rows: list[worlds.Row],
-    recipe: Recipe,
-    on_step: OnStep | None,
-) -> list[float]:
-    """Train on each row once, in their order, and return the loss of every step, in nats per token."""
-    import torch
-
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=WEIGHT_DECAY, fused=True)
-    model.train()
-    losses = []
-    for step in range(recipe.num_steps):
-        step_rows = rows[step * recipe.rows_per_step : (step + 1) * recipe.rows_per_step]
-        num_tokens = sum(len(row["gold"]) + 1 for row in step_rows)
-        loss_sum = 0.0
-        for input_ids, is_target in _batches(step_rows, tokenizer):
-            batch_loss = _loss_sum(model, input_ids, is_target)
-            (batch_loss / num_tokens).backward()
-            loss_sum += batch_loss.item()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(
-                step,
-                peak=recipe.lr,
-                num_steps=recipe.num_steps,
-                warmup_steps=recipe.num_steps // WARMUP_DIVISOR,
-                schedule="cosine",
-                min_lr_frac=FINAL_LR_FRAC,
-            )
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss_sum / num_tokens)
-        if on_step is not None:
-            on_step(step + 1, recipe.num_steps, losses[-1])
-    model.eval()
-    return losses
-
-
-def _batches(rows: list[worlds.Row], tokenizer: "Qwen2Tokenizer") -> list[tuple["torch.Tensor", "torch.Tensor"]]:
-    """Cut rows into right-padded batches by the length of their gold, which leaves next to no padding.
-
-    Returns:
-        For each length: token ids [N, T] and the mask [N, T] of the tokens that are learned.
-    """
-    import torch
-
-    vocabulary = tokenizer.get_vocab()  # one token per character: a look-up is all that encoding does
-    rows_by_length = defaultdict(list)
-    for row in rows:
-        rows_by_length[len(row["gold"])].append(row)
-    batches = []
-    for _, alike in sorted(rows_by_length.items()):
-        texts = [row["prompt"] + row["gold"] for row in alike]
-        ids = [[vocabulary[character] for character in text] + [tokenizer.eos_token_id] for text in texts]
-        width = max(map(len, ids))
-        input_ids = torch.tensor([row_ids + [tokenizer.pad_token_id] * (width - len(row_ids)) for row_ids in ids])
-        first = torch.tensor([len(row["prompt"]) for row in alike])[:, None]
-        end = torch.tensor([len(row_ids) for row_ids in ids])[:, None]
-        position = torch.arange(width)
-        is_target = (first <= position) & (position < end)
-        batches.append((input_ids, is_target))
-    return batches
-
-
-def _loss_sum(model: "Qwen2ForCausalLM", input_ids: "torch.Tensor", is_target: "torch.Tensor") -> "torch.Tensor":
-    """Sum of -log p over the target tokens.
-
-    No attention mask: padding is on the right, where causal attention never sees it, and without a mask tensor
-    the fused causal kernel runs.
-    """
-    import torch
-
-    hidden = model.model(input_ids=input_ids, use_cache=False).last_hidden_state
-    logits = model.lm_head(hidden[:, :-1][is_target[:, 1:]])
-    return torch.nn.functional.cross_entropy(logits, input_ids[:, 1:][is_target[:, 1:]], reduction="sum")
+    served = [setup for setup in map(setups.get, setups.names()) if setup.warm_start.world == warm_start.world]
+    _write(folder, model, tokenizer, record, [setup.world for setup in served])
+    for setup in served:
+        if setup.warm_start == warm_start:  # one that was made otherwise is meant to be different
+            base_statistics.warn_of_drift(setup.world, read_statistics(folder, setup.world), setup.expected)
 
 
 def _versions() -> dict[str, str]:
@@ -351,13 +248,20 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _write(folder: Path, model: "Qwen2ForCausalLM", tokenizer: "Qwen2Tokenizer", record: dict[str, Any]) -> None:
+def _write(
+    folder: Path,
+    model: "Qwen2ForCausalLM",
+    tokenizer: "Qwen2Tokenizer",
+    record: dict[str, Any],
+    measured_in: Sequence[str] = (),
+) -> None:
     """Write everything beside the folder, then rename: a folder of that name is always whole."""
     aside = folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
         with no_progress_bars():
             model.save_pretrained(aside)
         tokenizer.save_pretrained(aside)
+        record["statistics"] = {world: base_statistics.measure(aside, world) for world in measured_in}
         (aside / "base.json").write_text(json.dumps(record, indent=2) + "\n")
         aside.rename(folder)
     except OSError as error:

@@ -44,17 +44,17 @@ def run_tasks(tasks: Sequence[Task], *, num_processes: int, report: Report) -> N
 
     Raises:
         Interrupted: Asked to stop.
-        NgrpoError: A task failed; the message has its name and its error.
+        NgrpoError: A task failed; the message has its name and its error. Or a worker died, or all ended too soon.
     """
     context = mp.get_context("spawn")
     todo: Any = context.Queue()
     told: Any = context.Queue()
-    for place in range(len(tasks)):
-        todo.put(place)
     workers = [
         context.Process(target=_work, args=(list(tasks), todo, told), daemon=True)
         for _ in range(min(num_processes, len(tasks)))
     ]
+    for place in [*range(len(tasks)), *[None] * len(workers)]:  # a None for each worker: there is no more
+        todo.put(place)
     with _interrupt_on_sigterm():
         for worker in workers:
             worker.start()
@@ -70,6 +70,7 @@ def _listen(num_tasks: int, workers: Sequence[Any], told: Any, report: Report) -
     """Passes on what the workers say until every task is done."""
     done = 0
     while done < num_tasks:
+        have_ended = not any(worker.is_alive() for worker in workers)  # before listening: what they said is heard
         try:
             kind, *rest = told.get(timeout=1.0)
         except queue.Empty:
@@ -78,6 +79,11 @@ def _listen(num_tasks: int, workers: Sequence[Any], told: Any, report: Report) -
                 raise NgrpoError(
                     f"a worker process died with exit code {dead[0].exitcode}, without a word: perhaps for lack of "
                     "memory. What was finished is on disk; the same command goes on."
+                ) from None
+            if have_ended:
+                raise NgrpoError(
+                    f"every worker process has ended, and {num_tasks - done} of {num_tasks} tasks are not done: were "
+                    "they asked to stop? What was finished is on disk; the same command goes on."
                 ) from None
             continue
         if kind == "failed":
@@ -105,9 +111,9 @@ def _work(tasks: Sequence[Task], todo: Any, told: Any) -> None:
     import torch
 
     torch.set_num_threads(1)
-    with contextlib.suppress(queue.Empty, KeyboardInterrupt):
-        while True:
-            task = tasks[todo.get(timeout=1.0)]
+    with contextlib.suppress(KeyboardInterrupt):
+        while (place := todo.get()) is not None:
+            task = tasks[place]
             try:
                 task.function(lambda counter, count: told.put(("progress", counter, count)), task.argument)
             except Interrupted:

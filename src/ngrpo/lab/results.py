@@ -1,19 +1,22 @@
 """Evaluations of several seeds as one row of numbers with intervals over seeds and prompts."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ngrpo.errors import DataError
-from ngrpo.evaluate import read_counts
-from ngrpo.evaluate.summary import quantity_names, values_by_prompt
-from ngrpo.stats import Interval, bootstrap_interval, hierarchical_bootstrap_interval
+from ngrpo.evaluate import Counts, read_counts
+from ngrpo.evaluate.summary import GROUP_SIZE, quantity_names, values_by_prompt
+from ngrpo.lab.exact import Exact, exact_pass_at_k, read_exact
+from ngrpo.stats import Interval, bootstrap_interval, crossed_interval, pass_at_k_auc
 
 SHOWN_KS = (1, 8, 64)
+"""Of pass@k in tables, besides the largest."""
+
+EXACT = "exact.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,9 +30,11 @@ class Row:
         num_samples: Samples of each.
         ks: The grid of pass@k.
         pass_at_k: By k.
-        values: What the table shows, by name.
-        entropy_nats: Mean entropy per sampled token.
-        by_prompt: [seeds, prompts, quantities]; columns as in `evaluate.summary.quantity_names`.
+        values: What tables show, by label: shares from 0 to 1; `entropy` in nats, `length` in tokens.
+        temperature: That it was sampled at.
+        by_prompt: [seeds, prompts, quantities]; columns as in `column_names`.
+        is_exact: Whether pass@k and the group shares were scored exactly, and not estimated from samples.
+        difficulties: Kinds of prompts, where the world has several.
     """
 
     name: str
@@ -39,76 +44,148 @@ class Row:
     ks: tuple[int, ...]
     pass_at_k: dict[int, Interval]
     values: dict[str, Interval]
-    entropy_nats: Interval
+    temperature: float
     by_prompt: NDArray[np.float64]
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-safe, without the numbers of each prompt."""
-        shared = {name: getattr(self, name) for name in ("name", "num_seeds", "num_prompts", "num_samples")}
-        return shared | {
-            "pass_at_k": {k: asdict(value) for k, value in self.pass_at_k.items()},
-            "values": {name: asdict(value) for name, value in self.values.items()},
-            "entropy_nats": asdict(self.entropy_nats),
-        }
+    is_exact: bool = False
+    difficulties: tuple[str, ...] = ()
 
 
-def read_row(name: str, folders: Sequence[Path]) -> Row:
+def column_names(row: Row) -> list[str]:
+    """Names of the columns of `Row.by_prompt`.
+
+    Beside what an evaluation tells of every prompt: `entropy`, the mean over the tokens sampled for the prompt, in
+    nats, and `length`, the mean over its completions, in tokens. A mean over prompts weighs every prompt alike.
+    """
+    return _column_names(row.num_samples, row.ks)
+
+
+def _column_names(num_samples: int, ks: Sequence[int]) -> list[str]:
+    return [*quantity_names(num_samples, ks), "entropy", "length"]
+
+
+def compared_columns(row: Row) -> dict[str, int]:
+    """What rows are compared in: label to the column of `Row.by_prompt`.
+
+    Example:
+        >>> list(compared_columns(Row("r", 1, 1, 8, (1, 2, 4), {}, {}, 1.0, np.zeros((1, 1, 9)))))
+        ['pass@1', 'pass@4', 'AUC 1..4', 'entropy', 'length']
+    """
+    names = column_names(row)
+    labels = {f"pass@{k}": f"pass@{k}" for k in row.ks if k in SHOWN_KS or k == row.ks[-1]}
+    labels |= {f"AUC 1..{row.ks[-1]}": "auc", "entropy": "entropy", "length": "length"}
+    return {label: names.index(name) for label, name in labels.items() if name in names}
+
+
+def read_row(name: str, folders: Sequence[Path], *, difficulty: str | None = None) -> Row:
     """Reads the evaluations of one method's seeds.
+
+    Where `exact.json` is beside an evaluation, pass@k and the group shares are those of the exact probabilities, and
+    samples only tell entropies and lengths.
 
     Args:
         name: For the table.
         folders: One evaluation folder per seed.
+        difficulty: Only prompts of this kind; None: all.
 
     Raises:
-        DataError: They are not of the same prompts with the same number of samples.
+        DataError: They are not of the same prompts with the same number of samples, or a file of exact scores is of
+            other prompts or other k than its evaluation.
     """
     ids: list[str] | None = None
-    by_prompt, entropies = [], []
+    by_prompt, are_exact = [], []
     for folder in folders:
         counts = read_counts(folder)
         num_samples, ks = counts.settings["num_samples"], tuple(counts.settings["ks"])
         ids = ids or counts.prompt_ids
         if counts.prompt_ids != ids or not (counts.num_samples == num_samples).all():
             raise DataError(f"{folder} has not {num_samples} samples of each of the other runs' prompts.")
-        by_prompt.append(values_by_prompt(num_samples, counts.num_correct, ks))
-        entropies.append(counts.entropy_sums_nats / counts.num_entropy_tokens)
+        exact = _exact_beside(folder, counts, ks)
+        are_exact.append(exact is not None)
+        values = (
+            values_by_prompt(num_samples, counts.num_correct, ks) if exact is None else exact_values(exact, num_samples)
+        )
+        entropies = counts.entropy_sums_nats / counts.num_entropy_tokens
+        of_samples = np.stack([entropies, counts.lengths_tokens.mean(axis=1)], axis=1)
+        by_prompt.append(np.concatenate([values, of_samples], axis=1)[_places(counts, difficulty)])
     values = np.stack(by_prompt)
-    names = quantity_names(num_samples, ks)
-    found = dict(zip(names, _intervals(values), strict=True))
-    shown = {f"pass@{k}": found[f"pass@{k}"] for k in SHOWN_KS if k in ks}
-    if "auc" in found:
-        shown[f"AUC 1..{ks[-1]}"] = found["auc"]
-    shown |= {label: found[key] for label, key in _GROUP_LABELS.items() if key in found}
-    (entropy,) = _intervals(np.stack(entropies)[..., None])
-    return Row(
+    of_shares, others = _intervals(values[..., :-2]), _intervals(values[..., -2:])  # entropy and length come last
+    within = [Interval(each.estimate, max(each.low, 0.0), min(each.high, 1.0)) for each in of_shares]
+    found = dict(zip(_column_names(num_samples, ks), [*within, *others], strict=True))
+    row = Row(
         name=name,
         num_seeds=len(folders),
-        num_prompts=len(ids or ()),
+        num_prompts=values.shape[1],
         num_samples=num_samples,
         ks=ks,
         pass_at_k={k: found[f"pass@{k}"] for k in ks},
-        values=shown,
-        entropy_nats=entropy,
+        values={},
+        temperature=counts.settings["temperature"],
         by_prompt=values,
+        is_exact=all(are_exact),
+        difficulties=tuple(sorted(set(counts.strata.get("difficulty", ())))),
     )
+    names = column_names(row)
+    shown = {label: found[names[column]] for label, column in compared_columns(row).items()}
+    of_samples = {label: shown.pop(label) for label in ("entropy", "length")}
+    groups = {label: found[key] for label, key in _GROUP_LABELS.items() if key in found}
+    return replace(row, values={**shown, **groups, **of_samples})
+
+
+def _exact_beside(folder: Path, counts: Counts, ks: Sequence[int]) -> Exact | None:
+    """The exact scores beside an evaluation, where there are any."""
+    path = folder.parent / EXACT
+    if not path.is_file():
+        return None
+    exact = read_exact(path)
+    if (list(exact.prompt_ids), exact.ks) != (list(counts.prompt_ids), ks):
+        raise DataError(
+            f"{path} has other prompts or other k than the evaluation in {folder}. Remove it and run the same command "
+            "again: it scores them anew."
+        )
+    return exact
+
+
+def exact_values(exact: Exact, num_samples: int) -> NDArray[np.float64]:
+    """[P, M] the quantities of `evaluate.summary.values_by_prompt`, from probabilities instead of counts.
+
+    Args:
+        exact: Scored.
+        num_samples: Of the evaluation beside it: decides which quantities there are.
+    """
+    columns = [exact.pass_at_k]
+    if len(exact.ks) > 1:
+        columns.append(np.asarray(pass_at_k_auc(exact.ks, exact.pass_at_k))[:, None])
+    if num_samples >= GROUP_SIZE:
+        some_right = exact_pass_at_k(exact.logprob, [GROUP_SIZE])[:, 0]
+        all_right = np.exp(GROUP_SIZE * exact.logprob)
+        columns.append(np.stack([1 - some_right, some_right - all_right, all_right], axis=1))
+    return np.concatenate(columns, axis=1)
+
+
+def _places(counts: Counts, difficulty: str | None) -> NDArray[np.bool_]:
+    if difficulty is None:
+        return np.ones(len(counts.prompt_ids), dtype=bool)
+    return np.array(counts.strata["difficulty"]) == difficulty
 
 
 def compare(row: Row, other: Row) -> dict[str, Interval]:
-    """Differences `row - other` of pass@k and its area, paired by prompt, and by seed where both have several.
+    """Differences `row - other`, paired by prompt, and by seed where both have several.
 
     Args:
         row: A method over its seeds.
         other: Another over the same seeds, or a single model.
+
+    Returns:
+        By label, of `compared_columns`: shares from -1 to 1, `entropy` in nats, `length` in tokens.
 
     Raises:
         DataError: They have other seeds or prompts.
     """
     if row.by_prompt.shape[1:] != other.by_prompt.shape[1:] or other.num_seeds not in (1, row.num_seeds):
         raise DataError(f"{row.name} and {other.name} have not the same seeds and prompts.")
-    names = quantity_names(row.num_samples, row.ks)
-    found = dict(zip(names, _intervals(row.by_prompt - other.by_prompt), strict=True))
-    labels = {f"pass@{k}": f"pass@{k}" for k in SHOWN_KS} | {f"AUC 1..{row.ks[-1]}": "auc"}
-    return {label: found[key] for label, key in labels.items() if key in found}
+    columns = compared_columns(row)
+    found = _intervals((row.by_prompt - other.by_prompt)[..., list(columns.values())])
+    return dict(zip(columns, found, strict=True))
 
 
 _GROUP_LABELS = {"all wrong": "all_wrong", "mixed": "mixed", "all right": "all_right"}
@@ -116,7 +193,7 @@ _GROUP_LABELS = {"all wrong": "all_wrong", "mixed": "mixed", "all right": "all_r
 
 def _intervals(values: NDArray[np.float64]) -> list[Interval]:
     """[seeds, prompts, quantities] -> one interval each: over prompts for one seed, over both for several."""
-    interval = bootstrap_interval(values[0]) if len(values) == 1 else hierarchical_bootstrap_interval(values)
+    interval = bootstrap_interval(values[0]) if len(values) == 1 else crossed_interval(values)
     triples = zip(
         np.atleast_1d(interval.estimate), np.atleast_1d(interval.low), np.atleast_1d(interval.high), strict=True
     )

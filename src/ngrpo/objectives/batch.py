@@ -160,11 +160,12 @@ class RewardBatch:
         """Statistics of each group, virtual rewards included.
 
         Raises:
-            ConfigError: A group's best reward is above the virtual one, which would turn the signs around.
+            ConfigError: A group's best reward is above the virtual one, which would turn the signs around, and that
+                was not asked for.
         """
         # Rounded like the real rewards: 0.3 given in float32 is not 0.3 in float64, and equal must mean equal.
         rounded = torch.tensor(virtual.reward, dtype=self.dtype).item()
-        if virtual.num_virtual > 0:
+        if virtual.num_virtual > 0 and not virtual.may_be_below:
             self._refuse_rewards_above(rounded)
         return group_statistics(self.rewards, self.groups, replace(virtual, reward=rounded))
 

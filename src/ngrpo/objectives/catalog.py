@@ -63,18 +63,19 @@ def ngrpo(
     clip_high: float = 0.24,
     ddof: int = 1,
     eps: float = 1e-6,
+    virtual_below_best: bool = False,
 ) -> Objective:
     """Negative-enhanced GRPO: a virtual best completion joins every group, so that failing wholly is a signal too.
 
     Sections 4.1 and 4.2 of the paper. `num_virtual = 0` gives GRPO's advantages bit for bit, `clip_low = clip_high` its
     clip. `ddof = 1` is what the reference code computes and the paper's figure 3 shows; equation 6 as printed is
     `ddof = 0`. The aggregation of the reference code depends on how microbatches were packed; the token mean is its
-    clean reading.
+    clean reading. A `virtual_reward` below a real one is refused, unless `virtual_below_best` says that it is meant.
     """
     return Objective(
         group_filter=KeepKinds(all_right=False),
         advantage=RelativeAdvantage(
-            GroupMean(), GroupStd(ddof, eps), virtual=VirtualRewards(num_virtual, virtual_reward)
+            GroupMean(), GroupStd(ddof, eps), virtual=VirtualRewards(num_virtual, virtual_reward, virtual_below_best)
         ),
         policy=ClippedSurrogate(clip_low, clip_high),
         aggregation=token_mean,

@@ -90,10 +90,13 @@ class VirtualRewards:
     Attributes:
         num_virtual: How many join each group. 0 leaves the group as it is.
         reward: What each of them earned, in reward units: the best reward the task can give.
+        may_be_below: Whether real rewards may be above it. Then the virtual completions can be the ones below average,
+            and a group's advantages sum to a positive number.
     """
 
     num_virtual: int = 0
     reward: float = 1.0
+    may_be_below: bool = False
 
     def __post_init__(self) -> None:
         if self.num_virtual < 0:
@@ -135,8 +138,8 @@ def group_statistics(rewards: Tensor, groups: GroupIndex, virtual: VirtualReward
     Args:
         rewards: [N] float64, finite.
         groups: Which rows belong together.
-        virtual: What joins every group. Its reward is at least the best real one, and was rounded to the precision
-            of the real rewards, so that equal means equal.
+        virtual: What joins every group. Its reward was rounded to the precision of the real rewards, so that equal
+            means equal.
 
     Returns:
         One `GroupStats` for all groups.
@@ -149,10 +152,10 @@ def group_statistics(rewards: Tensor, groups: GroupIndex, virtual: VirtualReward
     """
     num_values = groups.num_rows + virtual.num_virtual
     mean = (groups.sum(rewards) + virtual.num_virtual * virtual.reward) / num_values
-    largest = groups.largest(rewards)
+    smallest, largest = groups.smallest(rewards), groups.largest(rewards)
     if virtual.num_virtual > 0:
-        largest = largest.clamp(min=virtual.reward)
-    mean = torch.where(groups.smallest(rewards) == largest, largest, mean)
+        smallest, largest = smallest.clamp(max=virtual.reward), largest.clamp(min=virtual.reward)
+    mean = torch.where(smallest == largest, largest, mean)
     virtual_squares = virtual.num_virtual * (virtual.reward - mean).square()
     sum_squares = groups.sum((rewards - groups.spread(mean)).square_()) + virtual_squares
     return GroupStats(num_values=num_values, mean=mean, sum_squares=sum_squares)

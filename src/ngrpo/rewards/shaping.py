@@ -5,7 +5,9 @@ bounds are what lets a run be refused before it starts when the sum could exceed
 best there is.
 """
 
+import hashlib
 import inspect
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -146,6 +148,42 @@ class LengthTerm:
         return [self.penalty(len(completion.token_ids)) for completion in completions]
 
 
+class CoinTerm:
+    """What makes the reward a coin, 0 or 1, whatever the judge says: a control.
+
+    One coin for each sampled completion, so that no text is worth more than another in the long run: what training
+    under it changes was not learned from answers. Thrown by what was sampled (tokens and their log-probabilities) and
+    by how many equal completions came before in the batch: a run that is gone on with throws the same coins.
+
+    Args:
+        seed: Of the coins.
+
+    Example:
+        >>> prompts, completions = [Prompt("0", "?", (), "x")] * 64, [Completion((7,), (-0.5,), "a", "eos")] * 64
+        >>> terms = CoinTerm(seed=0)(prompts, completions, [Outcome(value=1.0, correct=True)] * 64)
+        >>> sorted({1.0 + term for term in terms})
+        [0.0, 1.0]
+    """
+
+    low, high = -1.0, 1.0
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def __call__(
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion], outcomes: Sequence[Outcome]
+    ) -> list[float | RowFailure]:
+        """The coin, less what the judge gave."""
+        seen: Counter[str] = Counter()
+        terms: list[float | RowFailure] = []
+        for prompt, completion, outcome in zip(prompts, completions, outcomes, strict=True):
+            sampled = f"{self._seed} {prompt.id} {completion.token_ids} {completion.logprobs}"
+            coin = hashlib.sha256(f"{sampled} {seen[sampled]}".encode()).digest()[0] & 1
+            seen[sampled] += 1
+            terms.append(coin - outcome.value)
+        return terms
+
+
 class FunctionTerm:
     """A function of the user's, called like a reward function and with the list `correct` besides: the judge's labels.
 
@@ -191,6 +229,7 @@ TERMS: dict[str, Callable[..., Term]] = {
     "think_tags": think_tags,
     "regex": RegexTerm,
     "length": LengthTerm,
+    "coin": CoinTerm,
 }
 """The terms that have a name."""
 

@@ -1,9 +1,8 @@
-"""Percentile bootstrap intervals of a mean over prompts, and over seeds and prompts.
+"""Percentile bootstrap intervals of a mean over prompts.
 
-Axes: S seeds (runs), P prompts, R resamples; any further axes are quantities resampled together. What is published
-(pass@k, its area, differences of two models on the same prompts) is a mean over prompts of one number per prompt, so
-the mean is the only statistic here. For such a number in [0, 1] of a single run, `mean_interval` and `paired_interval`
-hold the truth more often: with 30 prompts these here are too narrow.
+Axes: P prompts, R resamples; any further axes are quantities resampled together. For numbers without bounds, such as
+lengths; of numbers in [0, 1], `mean_interval` and `paired_interval` hold the truth more often: with 30 prompts these
+here are too narrow.
 """
 
 import numpy as np
@@ -42,53 +41,12 @@ def bootstrap_interval(
         >>> interval.estimate, interval.low, interval.high
         (0.5, 0.0, 1.0)
     """
-    values = _checked(values_by_prompt, axes=("prompt",))
+    values = _checked(values_by_prompt)
     _check_settings(num_resamples, level)
     flat = values.reshape(len(values), -1)
     rng = np.random.default_rng(seed)
     means = [_resampled_weights(rng, num_rows, len(values)) @ flat for num_rows in _blocks(num_resamples, len(values))]
     return _interval(np.concatenate(means), values.mean(axis=0), level)
-
-
-def hierarchical_bootstrap_interval(
-    values: ArrayLike, *, num_resamples: int = 10_000, seed: int = 0, level: float = 0.95
-) -> Interval:
-    """Interval of the mean over seeds and prompts, when both other seeds and other prompts might have been drawn.
-
-    Each resample draws seeds with replacement, and one set of prompts with replacement that all of them share: runs are
-    evaluated on the same prompts, so prompts are crossed with seeds and not nested in them.
-
-    Args:
-        values: [S, P] or [S, P, ...] one number per seed and prompt.
-        num_resamples: Resamples R.
-        seed: Of the resampling.
-        level: Share of resamples inside the interval, between 0 and 1.
-
-    Returns:
-        The mean and its percentile interval, in the units of the values. With few seeds it is too narrow: three seeds
-        cannot show the spread of seeds well.
-
-    Raises:
-        ConfigError: `num_resamples` or `level` is out of range.
-        DataError: There is no seed or no prompt, or a value is not finite.
-
-    Example:
-        >>> interval = hierarchical_bootstrap_interval([[0.0, 1.0], [0.0, 1.0], [0.0, 1.0]])
-        >>> interval.estimate, interval.low, interval.high
-        (0.5, 0.0, 1.0)
-    """
-    values = _checked(values, axes=("seed", "prompt"))
-    _check_settings(num_resamples, level)
-    num_seeds, num_prompts = values.shape[:2]
-    flat = values.reshape(num_seeds, num_prompts, -1)
-    rng = np.random.default_rng(seed)
-    means = []
-    for num_rows in _blocks(num_resamples, num_prompts):
-        seed_weights = _resampled_weights(rng, num_rows, num_seeds)
-        prompt_weights = _resampled_weights(rng, num_rows, num_prompts)
-        # [S, R, M]: the resampled prompts' mean of every seed; then the resampled seeds' mean of those.
-        means.append(np.einsum("rs,srm->rm", seed_weights, prompt_weights @ flat))
-    return _interval(np.concatenate(means), values.mean(axis=(0, 1)), level)
 
 
 def _resampled_weights(rng: np.random.Generator, num_resamples: int, num_items: int) -> NDArray[np.float64]:
@@ -114,14 +72,13 @@ def _interval(means: NDArray[np.float64], estimate: NDArray[np.float64], level: 
     return Interval(estimate, low, high)
 
 
-def _checked(values: ArrayLike, axes: tuple[str, ...]) -> NDArray[np.float64]:
+def _checked(values: ArrayLike) -> NDArray[np.float64]:
     array = np.asarray(values, dtype=np.float64)
-    if array.ndim < len(axes) or 0 in array.shape:
-        raise DataError(f"values need at least one {' and one '.join(axes)}, got the shape {list(array.shape)}.")
+    if array.ndim == 0 or 0 in array.shape:
+        raise DataError(f"values need at least one prompt, got the shape {list(array.shape)}.")
     if not np.isfinite(array).all():
-        first = [int(position) for position in np.argwhere(~np.isfinite(array))[0]]
-        place = ", ".join(f"{axis} {position}" for axis, position in zip(axes, first, strict=False))
-        raise DataError(f"the value of {place} is not finite. Every prompt counts: give it a number.")
+        prompt = np.argwhere(~np.isfinite(array))[0][0]
+        raise DataError(f"the value of prompt {prompt} is not finite. Every prompt counts: give it a number.")
     return array
 
 

@@ -1,20 +1,26 @@
-"""The tiny worlds: task generators with exact checkers and splits that share nothing. Standard library only."""
+"""The tiny worlds: task generators with exact checkers and splits that share nothing.
+
+Standard library only, but for the worlds of reasoning-gym, which import it when they are asked for rows.
+"""
 
 from ngrpo.errors import DataError
 from ngrpo.worlds.countdown import COUNTDOWN
-from ngrpo.worlds.world import Row, World
+from ngrpo.worlds.gym_chain_sum import GYM_CHAIN_SUMS
+from ngrpo.worlds.misconception import MISCONCEPTIONS
+from ngrpo.worlds.overtrained import OVERTRAINED
+from ngrpo.worlds.world import Demonstration, Row, World
 
-__all__ = ["Row", "World", "get", "names"]
+__all__ = ["Demonstration", "Row", "World", "get", "names"]
 
-_WORLDS = {world.name: world for world in (COUNTDOWN,)}
+_WORLDS = {world.name: world for world in (COUNTDOWN, *MISCONCEPTIONS, OVERTRAINED, *GYM_CHAIN_SUMS)}
 
 
 def names() -> list[str]:
     """List the worlds by name.
 
     Example:
-        >>> names()
-        ['countdown']
+        >>> "countdown" in names()
+        True
     """
     return sorted(_WORLDS)
 

@@ -8,14 +8,14 @@ Problems are split by the sorted multiset of their numbers. Splitting by the tex
 numbers and target in another order are the same problem.
 """
 
-import hashlib
 import random
 import re
 from functools import cache
+from itertools import permutations, product
 
 from ngrpo.errors import DataError
 from ngrpo.types import Outcome
-from ngrpo.worlds.world import Row, World
+from ngrpo.worlds.world import Row, World, require_distinct, split_by_hash
 
 # Shares of the multisets of numbers, in percent. Warm start gets the most: it must teach arithmetic to a model
 # that has never seen any. The other splits only need enough distinct problems.
@@ -48,14 +48,7 @@ def split_of(numbers: list[int] | tuple[int, ...]) -> str:
 
 @cache  # 1,947 multisets in all
 def _split_of_sorted(multiset: tuple[int, ...]) -> str:
-    digest = hashlib.sha256(("countdown:" + ",".join(map(str, multiset))).encode()).digest()
-    percentile = int.from_bytes(digest[:8], "big") % 100
-    upper = 0
-    for split, percent in SPLIT_PERCENT.items():
-        upper += percent
-        if percentile < upper:
-            return split
-    raise AssertionError(f"SPLIT_PERCENT must add up to 100, adds up to {upper}")
+    return split_by_hash("countdown:" + ",".join(map(str, multiset)), SPLIT_PERCENT)
 
 
 def value_of(expression: str) -> int:
@@ -101,19 +94,66 @@ def check(prompt_text: str, completion_text: str) -> Outcome:
         >>> check("3,5,7,2=19:", "7*2+5").detail
         'uses 2,5,7, not 2,3,5,7'
     """
-    match = _PROMPT.fullmatch(prompt_text)
-    if match is None:
-        raise DataError(f"{prompt_text!r} is not a countdown prompt. One looks like '3,5,7,2=14:'.")
+    numbers, target = _parsed(prompt_text)
     if _EXPRESSION.fullmatch(completion_text) is None:
         return Outcome(value=0.0, correct=False, kind="unparsed", detail="not digits 1-9 joined by +, - or *")
-    given, used = sorted(match[1].split(",")), sorted(completion_text[::2])
+    given, used = sorted(numbers), sorted(completion_text[::2])
     if used != given:
         detail = f"uses {','.join(used)}, not {','.join(given)}"
         return Outcome(value=0.0, correct=False, extracted=completion_text, detail=detail)
     value = value_of(completion_text)
-    if value != int(match[2]):
-        return Outcome(value=0.0, correct=False, extracted=completion_text, detail=f"worth {value}, not {match[2]}")
+    if value != target:
+        return Outcome(value=0.0, correct=False, extracted=completion_text, detail=f"worth {value}, not {target}")
     return Outcome(value=1.0, correct=True, extracted=completion_text)
+
+
+@cache
+def answers(prompt_text: str) -> tuple[str, ...]:
+    """Find every expression that the checker accepts: all orders of the numbers with all operators between them.
+
+    Args:
+        prompt_text: A prompt of this world.
+
+    Returns:
+        The expressions, each once: 42 on average, some hundreds at most.
+
+    Raises:
+        DataError: `prompt_text` is not a countdown prompt.
+
+    Example:
+        >>> answers("2,2,3=8:")
+        ('2+2*3', '2+3*2', '2*3+2', '3*2+2')
+    """
+    numbers, target = _parsed(prompt_text)
+    between = list(product("+-*", repeat=len(numbers) - 1))
+    candidates = (
+        order[0] + "".join(map("".join, zip(operators, order[1:], strict=True)))
+        for order in sorted(set(permutations(numbers)))
+        for operators in between
+    )
+    return tuple(candidate for candidate in candidates if value_of(candidate) == target)
+
+
+def canonical(prompt_text: str) -> str:
+    """The same for every order of the numbers.
+
+    Raises:
+        DataError: `prompt_text` is not a countdown prompt.
+
+    Example:
+        >>> canonical("3,5,7,2=14:")
+        '2,3,5,7=14:'
+    """
+    numbers, target = _parsed(prompt_text)
+    return f"{','.join(sorted(numbers))}={target}:"
+
+
+def _parsed(prompt_text: str) -> tuple[list[str], int]:
+    """The given numbers, as digits in the order of the prompt, and the target."""
+    match = _PROMPT.fullmatch(prompt_text)
+    if match is None:
+        raise DataError(f"{prompt_text!r} is not a countdown prompt. One looks like '3,5,7,2=14:'.")
+    return match[1].split(","), int(match[2])
 
 
 def generate(split: str, size: int, seed: int) -> list[Row]:
@@ -125,18 +165,26 @@ def generate(split: str, size: int, seed: int) -> list[Row]:
     Raises:
         DataError: A split of distinct problems was asked for more than `MAX_DISTINCT_ROWS`.
     """
-    if size > MAX_DISTINCT_ROWS.get(split, size):
-        raise DataError(
-            f"split {split!r} of world 'countdown' gives at most {MAX_DISTINCT_ROWS[split]} rows, because they are all "
-            f"different problems, but {size} were asked for. Ask for fewer."
-        )
+    require_distinct("countdown", split, size, MAX_DISTINCT_ROWS.get(split))
+    return generate_rows(split, size, seed, are_distinct=split in MAX_DISTINCT_ROWS)
+
+
+def generate_rows(split: str, size: int, seed: int, *, are_distinct: bool) -> list[Row]:
+    """As `generate`, without its limits.
+
+    Args:
+        split: Which.
+        size: How many.
+        seed: Which list of them.
+        are_distinct: Whether to pass over problems (multiset and target) that were drawn before.
+    """
     # Seeded by text, all of which random.Random hashes: neighbouring seeds give unrelated rows.
     rng = random.Random(f"countdown/{split}/{seed}")
     rows: list[Row] = []
     seen: set[tuple[tuple[int, ...], int]] = set()
     while len(rows) < size:
         numbers, gold, target = _draw_problem(rng, split)
-        if split in MAX_DISTINCT_ROWS:
+        if are_distinct:
             problem = (tuple(sorted(numbers)), target)
             if problem in seen:
                 continue
@@ -169,4 +217,6 @@ COUNTDOWN = World(
     splits=tuple(SPLIT_PERCENT),
     generate=generate,
     check=check,
+    answers=answers,
+    canonical=canonical,
 )
