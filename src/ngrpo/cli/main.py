@@ -15,6 +15,7 @@ from ngrpo.cli import (
     grade_command,
     lab_commands,
     method_commands,
+    report_command,
     run_commands,
 )
 from ngrpo.errors import NgrpoError
@@ -31,6 +32,7 @@ app.command()(lab_commands.quickstart)
 app.command()(run_commands.train)
 app.command("eval")(run_commands.evaluate)
 app.command()(compare_command.compare)
+app.command()(report_command.report)
 app.command()(run_commands.export)
 app.command()(grade_command.grade)
 app.command()(explain_command.explain)

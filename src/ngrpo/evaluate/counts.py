@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ngrpo.errors import DataError, RunFolderError
-from ngrpo.evaluate.folder import PROBLEMS, SAMPLES, STRATA, read_described
+from ngrpo.evaluate.folder import PROBLEMS, SAMPLES, SETTINGS, STRATA, read_described
 from ngrpo.record import read_jsonl
 from ngrpo.record.jsonl import BLOCK_BYTES, parsed_line
 
@@ -91,12 +91,23 @@ def read_counts(folder: Path) -> Counts:
         DataError: A sample is there twice, or is of a prompt that the evaluation has not; it is named.
     """
     settings = read_described(folder)["settings"]
+    num_samples = _num_samples(folder, settings)
     problems = read_problems(folder)
-    counter = _Counter(folder / SAMPLES, [problem["prompt"] for problem in problems], settings.get("num_samples"))
+    counter = _Counter(folder / SAMPLES, [problem["prompt"] for problem in problems], num_samples)
     for first_number, rows in decoded_blocks(folder / SAMPLES, Sample):
         counter.add(first_number, rows)
     names = [name for name in STRATA if any(name in problem for problem in problems)]
     return counter.counts(settings, {name: [str(problem.get(name, "")) for problem in problems] for name in names})
+
+
+def _num_samples(folder: Path, settings: Mapping[str, Any]) -> int | None:
+    found = settings.get("num_samples")
+    if found is None or (type(found) is int and 0 < found <= MAX_SAMPLES):
+        return found
+    raise RunFolderError(
+        f"{folder / SETTINGS}: num_samples is {found!r}, expected a whole number from 1 to {MAX_SAMPLES}, or null. "
+        "Mend that file, or give another folder."
+    )
 
 
 def read_problems(folder: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,1 @@
+"""Folders in, one self-contained page out."""

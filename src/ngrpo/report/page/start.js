@@ -1,0 +1,5 @@
+startTheme();
+startContents();
+startGroups();
+startConfigurations();
+startCharts();
