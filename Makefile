@@ -70,7 +70,7 @@ bench-trl: .venv-trl/.installed
 
 # make parity: our numbers against TRL's and verl's own, in an environment of each (optional; not part of make test).
 parity: .venv-trl/.installed .venv-verl/.installed
-	.venv-trl/bin/python -m pytest tests/parity/test_parity_trl.py
+	.venv-trl/bin/python -m pytest tests/parity/test_parity_trl.py tests/parity/test_trl_*.py
 	.venv-verl/bin/python -m pytest tests/parity/test_parity_verl.py
 	.venv-verl/bin/python benchmarks/advantages.py
 

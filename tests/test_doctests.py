@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import ngrpo
+from ngrpo.errors import MissingExtraError
 from ngrpo.objectives import registry
 
 ROOT = Path(ngrpo.__file__).parent
@@ -30,6 +31,8 @@ def test_docstring_examples_run(name, monkeypatch, tmp_path):
         if (error.name or "").split(".")[0] == "ngrpo":
             raise
         pytest.skip(f"{error.name} is not installed")
+    except MissingExtraError as error:
+        pytest.skip(str(error))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))  # examples register methods
     report = io.StringIO()
