@@ -85,6 +85,7 @@ def quickstart(
         out.print(caveat, soft_wrap=True)
     out.print(f"figure: {folder / 'quickstart.png'}   ({time.perf_counter() - started:.0f} s)", soft_wrap=True)
     out.print(f"next:  ngrpo report {folder}", soft_wrap=True)
+    out.print("What more seeds in more worlds found, claim by claim: docs/findings.md of the project.", soft_wrap=True)
 
 
 @app.command()
