@@ -61,3 +61,28 @@ def test_a_leak_between_any_two_parts_is_refused_and_shown(one, other, monkeypat
     setup = replace(setup, world="leaky", warm_start=replace(setup.warm_start, world="leaky"))
     with pytest.raises(DataError, match=r"1 of 1 problems .*'7,5,3,2=14:' is '3,5,7,2=14:' there"):
         audit(setup)
+
+
+def test_prompts_that_an_arm_trains_on_are_audited_too(monkeypatch):
+    """They may be each other's, and nobody else's."""
+    own = {"warm": "1,1,1=3:", "train": "2,2,2=6:", "train_hard": "2,2,2=6:", "validation": "3,3,3=9:"}
+    own |= {"test": "3,5,7,2=14:", "train_leaky": "7,5,3,2=14:"}
+
+    def rows(split, size, seed):
+        return [Row(id=f"{split}/{place}", prompt=own[split], gold="x") for place in range(size)]
+
+    def shown(size, seed):
+        return [Demonstration(own["warm"], "x")] * size
+
+    world = replace(worlds.get("countdown"), name="some", splits=tuple(own), generate=rows, demonstrate=shown)
+    monkeypatch.setitem(worlds._WORLDS, "some", world)
+    setup = setups.get("countdown")
+    setup = replace(setup, world="some", warm_start=replace(setup.warm_start, world="some"))
+    train = audit_module.splits_of(setup)[0]
+    hard, leaky = (train.model_copy(update={"split": split}) for split in ("train_hard", "train_leaky"))
+    assert [name for name in audit(setup, [train, hard, hard])["splits"] if "train" in name] == [
+        "world:some train seed 0",
+        "world:some train_hard seed 0",
+    ]
+    with pytest.raises(DataError, match=r"world:some test seed 0 are among those of world:some train_leaky seed 0"):
+        audit(setup, [train, hard, leaky])

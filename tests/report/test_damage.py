@@ -75,7 +75,7 @@ def test_a_step_that_is_none_is_a_bad_line(tmp_path, step):
         file.write(json.dumps({"step": step, "reward/mean": 1.0}) + "\n")
     runs, told = read_runs(tmp_path)
     assert runs["a"].series["reward/mean"].steps.tolist() == [1, 2, 3, 4]
-    assert "1 lines of metrics.jsonl cannot be read" in told
+    assert "of metrics.jsonl, lines that cannot be read and were left out: 1." in told
     (tmp_path / "a" / "metrics.jsonl").unlink()
     assert read_runs(tmp_path)[0]["a"].series["groups/all_wrong_frac"].steps.tolist() == [2]
 

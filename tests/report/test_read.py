@@ -94,7 +94,7 @@ def test_lines_that_are_no_metrics_are_counted_and_left_out(tmp_path):
     add_text(tmp_path / "a" / "metrics.jsonl", 'nonsense\n{"step": "five"}\n[1]\n\n{"step": 5, "reward/mean": 0.5}\n')
     _, runs, told = read_all(tmp_path / "a")
     assert runs["a"].series["reward/mean"].steps.tolist() == [1, 2, 3, 4, 5]
-    assert "a: 3 lines of metrics.jsonl cannot be read" in told
+    assert "a: of metrics.jsonl, lines that cannot be read and were left out: 3." in told
 
 
 def test_nan_and_null_are_no_numbers(tmp_path):
@@ -110,7 +110,7 @@ def test_a_step_that_was_made_again_counts_as_it_was_made_last(tmp_path):
     add_text(tmp_path / "a" / "metrics.jsonl", '{"step": 2, "reward/mean": 0.9}\n')
     _, runs, told = read_all(tmp_path / "a")
     assert runs["a"].series["reward/mean"].values.tolist() == [0.01, 0.9, 0.03]
-    assert "a: 1 steps are recorded twice" in told
+    assert "a: steps that are recorded twice, of which the later line counts: 1." in told
 
 
 def test_a_validation_line_of_the_same_step_is_no_repetition(tmp_path):
@@ -298,7 +298,7 @@ def test_a_census_of_others_with_several_runs(tmp_path):
     assert runs["trl_grpo_0"].series["groups/mixed_frac"].values.tolist() == [1.0]
     assert runs["trl_grpo_1"].series["groups/all_wrong_frac"].values.tolist() == [1.0, 1.0]
     assert runs["trl_grpo_1"].series["reward/mean"].values.tolist() == [0.6, 0.0]
-    assert "trl.jsonl: 2 lines are no groups with labels" in told
+    assert "trl.jsonl: lines that are no groups with labels and were left out: 2." in told
     assert comparison.title == "trl"
 
 

@@ -20,11 +20,13 @@ Part = tuple[str, Sequence[str]]
 """A name for messages, and the prompts of it."""
 
 
-def audit(setup: Setup) -> dict[str, Any]:
+def audit(setup: Setup, training: Sequence[Data] = ()) -> dict[str, Any]:
     """Looks at what a world's base is shown, and at the prompts of training, validation and test.
 
     Args:
         setup: Of the world, which says what another way of writing the same problem is.
+        training: Prompts that arms train on where these are not the setup's own. They may share problems with each
+            other, and with nothing else.
 
     Returns:
         For the record: rows and different problems of each part, and that they share none.
@@ -35,9 +37,12 @@ def audit(setup: Setup) -> dict[str, Any]:
     warm_start = setup.warm_start
     size = min(MAX_DEMONSTRATIONS, warm_start.num_steps * warm_start.rows_per_step)
     shown = worlds.get(warm_start.world).demonstrations(size, 0)
-    parts = [(f"what the base is shown (the first {size})", [each.prompt for each in shown])]
-    parts += [(f"{data.source} {data.split} seed {data.seed}", _prompts(data)) for data in splits_of(setup)]
-    counts = check_disjoint(parts, worlds.get(setup.world).canonical)
+    base = (f"what the base is shown (the first {size})", [each.prompt for each in shown])
+    own, *held_out = splits_of(setup)
+    counts: dict[str, dict[str, int]] = {}
+    for trained_on in {data.model_dump_json(): data for data in [own, *training]}.values():
+        parts = [base, *map(_part, [trained_on, *held_out])]
+        counts |= check_disjoint(parts, worlds.get(setup.world).canonical)
     return {"splits": counts, "num_shared": 0, "num_shared_with_train": 0}
 
 
@@ -68,7 +73,7 @@ def check_disjoint(parts: Sequence[Part], canonical: Callable[[str], str]) -> di
     }
 
 
-def _prompts(data: Data) -> list[str]:
+def _part(data: Data) -> Part:
     world = worlds.get(data.source.partition(":")[2])
     rows = world.problems(data.split, data.size, data.seed)
-    return [row["prompt"] for row in rows[: data.limit]]
+    return f"{data.source} {data.split} seed {data.seed}", [row["prompt"] for row in rows[: data.limit]]

@@ -67,9 +67,9 @@ def run_experiment(folder: Path, plan: Plan, *, command: Sequence[str], num_proc
         Interrupted: Asked to stop; everything was saved, and the same command goes on.
     """
     check_names(plan.arms)
-    for arm in plan.arms:  # mistakes are found before a base is built
-        run_config(plan, arm, 0, base=plan.model, folder=folder / run_name(arm, 0))
-    open_experiment(folder, plan, command, audit=audit(plan.setup))
+    # Mistakes are found before a base is built.
+    configs = [run_config(plan, arm, 0, base=plan.model, folder=folder / run_name(arm, 0)) for arm in plan.arms]
+    open_experiment(folder, plan, command, audit=audit(plan.setup, [config.data for config in configs]))
     base = find_base(plan.model, plan.base_steps)
     keep_base(folder, base)
     sharp_temperature = choose_temperature(folder, plan, base, num_processes)

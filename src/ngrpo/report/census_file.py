@@ -94,7 +94,8 @@ def read_census_file(path: Path, notices: Notices) -> list[Run]:
         notices.add(f"{path} holds no census of groups (a row needs `step`, `rewards` and `correct`); it was left out.")
         return []
     if reader.num_bad or num_other:
-        notices.add(f"{path.name}: {reader.num_bad + num_other} lines are no groups with labels and were left out.")
+        num_left_out = reader.num_bad + num_other
+        notices.add(f"{path.name}: lines that are no groups with labels and were left out: {num_left_out}.")
     return [
         Run(
             name=name,

@@ -109,7 +109,7 @@ def read_metrics(path: Path, name: str, notices: Notices) -> dict[str, Series]:
         notices.add(f"{name}: metrics.jsonl cannot be read ({error.strerror}).")
         return {}
     if reader.num_bad:
-        notices.add(f"{name}: {reader.num_bad} lines of metrics.jsonl cannot be read and were left out.")
+        notices.add(f"{name}: of metrics.jsonl, lines that cannot be read and were left out: {reader.num_bad}.")
     if not rows:
         return {}
     table = np.array(rows, dtype=np.float64)  # None becomes NaN
@@ -121,7 +121,7 @@ def read_metrics(path: Path, name: str, notices: Notices) -> dict[str, Series]:
             num_twice = max(num_twice, len(there) - len(steps))
             found[metric] = Series(steps.astype(np.int64), there[place, column])
     if num_twice:
-        notices.add(f"{name}: {num_twice} steps are recorded twice; the later lines count.")
+        notices.add(f"{name}: steps that are recorded twice, of which the later line counts: {num_twice}.")
     return found
 
 
