@@ -43,3 +43,33 @@ def model_folder(tmp_path_factory):
     from helpers import save_checkpoint
 
     return save_checkpoint(tmp_path_factory.mktemp("models") / "small")
+
+
+@pytest.fixture
+def vllm_stand_in(tmp_path, monkeypatch):
+    """The stand-in for vLLM as if it were installed, on what it takes for a GPU; the module itself."""
+    import importlib
+
+    import torch
+
+    from ngrpo.rollout import vllm as ours
+
+    def forget():
+        ours._llm.cache_clear()
+        for name in [name for name in sys.modules if name.partition(".")[0] == "vllm"]:
+            del sys.modules[name]
+
+    installed = tmp_path / "installed"
+    (installed / "vllm-0.33.0.dist-info").mkdir(parents=True)
+    (installed / "vllm-0.33.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: vllm\nVersion: 0.33.0\n"
+    )
+    for folder in (installed, Path(__file__).parent / "vllm_stand_in"):
+        monkeypatch.syspath_prepend(str(folder))
+    for name in ours.ENVIRONMENT | ours.QUIET:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(ours, "resolve_device", lambda device: torch.device("cuda"))
+    forget()
+    yield importlib.import_module("vllm")
+    forget()

@@ -266,3 +266,28 @@ def test_an_incomplete_evaluation_is_not_judged_again(refused, ngrpo, lm_eval, t
     assert "line 5 of e/samples.jsonl: sample 0 of prompt '0' is there twice" in refused(
         "eval", "--from", "e", "--out", "f"
     )
+
+
+# --- vLLM ---
+
+VLLM = ["--engine", "vllm", "--samples", 2, "--max-completion-tokens", 6, "--cache-gib", 0.01, "--out", "out", "--json"]
+
+
+def test_vllm_samples_evaluations_one_engine_for_all_data_sets(ngrpo, model_folder, vllm_stand_in):
+    made = []
+    make = vllm_stand_in.LLM.__init__
+    vllm_stand_in.LLM.__init__ = lambda self, *given, **named: (made.append(self), make(self, *given, **named))[0]
+    told = ngrpo("eval", model_folder, "--data", "world:countdown", "--data", "world:overtrained", *VLLM)
+    assert told.code == 0, told.err
+    assert len(made) == 1
+    summaries = json.loads(told.out)
+    assert len(summaries) == 2
+    assert len({each.params.seed for each in made[0].llm_engine.added}) > 4
+
+
+def test_what_vllm_cannot_do_is_said_before_a_model_is_loaded(ngrpo, model_folder, vllm_stand_in, monkeypatch):
+    monkeypatch.setattr(evaluation, "load_policy", lambda *_, **__: pytest.fail("a model was loaded"))
+    told = ngrpo("eval", model_folder, "--data", "world:countdown", *VLLM, "--temperature", 3)
+    assert (told.code, told.out) == (2, "")
+    assert "temperature 0 or from 0.01 to 2, not at 3" in told.err
+    assert ngrpo("eval", model_folder, "--data", "world:countdown", *VLLM, "--precision", "float64").code == 2

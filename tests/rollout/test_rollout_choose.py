@@ -141,8 +141,8 @@ def test_engines_are_found_by_name(policy):
     gold = engine_for("gold", policy, max_rows=7, cache_gib=0.5, answers_are_boxed=False)
     assert isinstance(gold, ScriptedEngine)
     assert (gold.policy, gold.max_rows) == (policy, 7)
-    with pytest.raises(ConfigError, match=r"no engine 'vllm'\. The engines are: native, gold"):
-        engine_for("vllm", policy, max_rows=7, cache_gib=0.5, answers_are_boxed=False)
+    with pytest.raises(ConfigError, match=r"no engine 'sglang'\. The engines are: native, vllm, gold"):
+        engine_for("sglang", policy, max_rows=7, cache_gib=0.5, answers_are_boxed=False)
 
 
 def test_the_gold_engine_scores_one_in_a_world():

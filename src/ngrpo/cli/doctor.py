@@ -16,6 +16,7 @@ EXTRAS = {
     "reasoning_gym": ("gym", "data.source = gym:TASK: a hundred procedural tasks"),
     "peft": ("lora", "model.lora: training an adapter"),
     "wandb": ("wandb", "record.wandb: logging to Weights & Biases"),
+    "vllm": ("vllm", "rollout.engine = vllm: sampling with vLLM, on a GPU"),
 }
 
 

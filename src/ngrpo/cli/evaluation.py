@@ -34,6 +34,7 @@ from ngrpo.policy import Policy, load_policy, load_tokenizer, sensible_threads, 
 from ngrpo.policy.load import ignored_generation_settings
 from ngrpo.rewards import Reward as Judge
 from ngrpo.rollout import Engine, engine_for, is_boxed
+from ngrpo.rollout.vllm import check_vllm
 from ngrpo.stats import k_grid
 from ngrpo.train.assemble import load_data, note, prompt_room
 
@@ -151,6 +152,9 @@ def _check_sampling(options: EvalOptions) -> None:
         check_ks(options.ks, options.value("samples"))
     check_choice("--engine", options.value("engine"), get_args(Rollout.model_fields["engine"].annotation))
     check_choice("--precision", options.value("precision"), get_args(Model.model_fields["precision"].annotation))
+    if options.value("engine") == "vllm":
+        named = {name: options.value(name) for name in ("device", "precision")}
+        check_vllm(**named, temperatures=[options.value("temperature")])
 
 
 class _Engines:

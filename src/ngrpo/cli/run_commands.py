@@ -112,7 +112,7 @@ def evaluate(
         Path | None, typer.Option(help="Folder of the results, of several data sets above them. Default: evals/....")
     ] = None,
     engine: Annotated[
-        str | None, typer.Option(help="native (default), or gold (a control that answers with the gold).")
+        str | None, typer.Option(help="native (default), vllm, or gold (a control that answers with the gold).")
     ] = None,
     max_rows: Annotated[
         int | None, typer.Option(min=1, help="Completions decoded at the same time at most. Default: 512.")

@@ -143,8 +143,8 @@ class Reward(Section):
 class Rollout(Section):
     """How completions are sampled."""
 
-    engine: Literal["native", "gold"] = "native"
-    """`native` samples from the model; `gold` answers with the gold: a control that must score 1.0."""
+    engine: Literal["native", "vllm", "gold"] = "native"
+    """`native` samples from the model, `vllm` too; `gold` answers with the gold: a control that must score 1.0."""
     num_prompts_per_step: PositiveInt = 32
     """Prompts in one rollout step."""
     num_samples_per_prompt: PositiveInt = 8
@@ -192,8 +192,8 @@ class Update(Section):
     """Gradients are scaled down to this norm."""
     packing_window: PositiveInt | None = None
     """For models whose prompts cannot be shared: several completions in a row, looking so many ahead. Default: off."""
-    max_importance_weight: Annotated[float, Field(ge=1.0)] | None = None
-    """Weigh each token by its probability, trainer's over sampler's, at most this; 1 where exact (not bfloat16)."""
+    max_importance_weight: Annotated[float, Field(ge=1.0)] | Literal["off"] | None = None
+    """Weigh each token by its probability, trainer's over sampler's, at most this. Default: 2 for `vllm`, else off."""
 
 
 class Optim(Section):

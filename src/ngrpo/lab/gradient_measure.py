@@ -17,7 +17,7 @@ from ngrpo.lab.gradient_products import Gradients, OnProgress, cosine, num_token
 from ngrpo.lab.gradient_vectors import layers_of
 from ngrpo.policy import Policy
 from ngrpo.stats.intervals import student_quantile
-from ngrpo.train.rows import with_retaken_logprobs
+from ngrpo.train.rows import with_old_logprobs
 from ngrpo.types import Group
 
 SCRATCH = "scratch"
@@ -59,8 +59,7 @@ def measure(
         NumericsError: A gradient is not finite.
     """
     layers = layers_of(policy)
-    if policy.autocast_dtype is not None:
-        groups, _ = with_retaken_logprobs(policy, list(groups), config)
+    groups, _ = with_old_logprobs(policy, list(groups), config)
     sgd_norm = sgd_norm or config.optim.lr * layers[-1].end ** 0.5
     found = {name: [groups[place] for place in batches[name]] for name in BATCHES}
     scratch = folder / SCRATCH

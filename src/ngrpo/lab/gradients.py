@@ -70,7 +70,7 @@ from ngrpo.policy import Policy, load_tokenizer, sensible_threads, weights_finge
 from ngrpo.record import hold_folder, progress_bar, provenance, write_json
 from ngrpo.rewards import Reward
 from ngrpo.rollout import Engine, Sampling, engine_for, is_boxed
-from ngrpo.train.assemble import load_data, make_policy, prompt_room
+from ngrpo.train.assemble import check_engine, load_data, make_policy, prompt_room
 from ngrpo.types import Group
 
 GRADIENTS, RESULTS = "gradients.json", "results.md"
@@ -129,6 +129,7 @@ def run_gradients(
         NumericsError: A gradient is not finite.
     """
     methods = make_methods(options.methods, config)
+    check_engine(config)
     tokenizer = load_tokenizer(config.model.path)
     room = prompt_room(config.model.path, config.rollout.max_completion_tokens, "rollout.max_completion_tokens")
     prompts, reward = load_data(config.data, config.reward, tokenizer, room)
@@ -171,6 +172,7 @@ def _sampled_with(config: RunConfig, prompts: PromptSet, model: str) -> dict[str
         "temperature": config.rollout.temperature,
         "max_completion_tokens": config.rollout.max_completion_tokens,
         "seed": config.run.seed,
+        **({} if config.rollout.engine == "native" else {"engine": config.rollout.engine}),
     }
 
 

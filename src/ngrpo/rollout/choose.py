@@ -27,6 +27,7 @@ from ngrpo.rewards.math import final_answer
 from ngrpo.rollout.engine import Engine, SampleRequest
 from ngrpo.rollout.native import NativeEngine
 from ngrpo.rollout.scripted import ScriptedEngine
+from ngrpo.rollout.vllm import VllmEngine
 
 
 def reward_for(settings: RewardSettings, data: Data) -> Reward:
@@ -152,24 +153,41 @@ def engine_for(name: str, policy: Policy, *, max_rows: int, cache_gib: float, an
     r"""Finds the engine of a name.
 
     Args:
-        name: `native` samples from the policy; `gold` answers every prompt with its gold, a control that must score 1.
+        name: `native` and `vllm` sample from the policy; `gold` answers every prompt with its gold, a control that must
+            score 1.
         policy: The model.
         max_rows: Completions decoded at the same time at most.
-        cache_gib: Memory that bounds them too, in GiB; see `NativeEngine`.
+        cache_gib: Memory that bounds them too, in GiB; see `NativeEngine` and `VllmEngine`.
         answers_are_boxed: Whether the reward looks for `\boxed{...}`, which `gold` then writes.
 
     Raises:
         ConfigError: No such engine.
+        MissingExtraError: It is not installed.
+        ModelError: It cannot sample from this model.
     """
     if name == "native":
         return NativeEngine(policy, max_rows=max_rows, cache_gib=cache_gib)
+    if name == "vllm":
+        return VllmEngine(policy, max_rows=max_rows, cache_gib=cache_gib)
     if name != "gold":
-        raise ConfigError(f"there is no engine {name!r}. The engines are: native, gold.")
+        raise ConfigError(f"there is no engine {name!r}. The engines are: native, vllm, gold.")
 
     def answer(request: SampleRequest) -> str:
         return boxed_gold(request.prompt.gold) if answers_are_boxed else request.prompt.gold
 
     return ScriptedEngine(policy, answer, max_rows=max_rows)
+
+
+def logprobs_are_exact(name: str, policy: Policy) -> bool:
+    """Whether the log-probabilities of an engine's completions are those that the update's forward pass would give.
+
+    vLLM computes with kernels of its own; in bfloat16 cached decoding and a full forward pass differ visibly.
+
+    Args:
+        name: The engine.
+        policy: The model.
+    """
+    return name != "vllm" and policy.autocast_dtype is None
 
 
 def boxed_gold(gold: str) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ngrpo.policy import Policy
 from ngrpo.policy.shared_prefix import STATIC_ROPES
 from ngrpo.rollout.cache import RowCache
+from ngrpo.rollout.weights import causal_model, has_weight, weight_of
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 """Values of `config.model_type` whose layers are as written here."""
@@ -51,8 +52,8 @@ class CompactDecoder:
 
     @torch.inference_mode()
     def __init__(self, policy: Policy, *, num_positions: int) -> None:
-        causal_model = _causal_model(policy)
-        model, config = causal_model.model, causal_model.config
+        whole = causal_model(policy)
+        model, config = whole.model, whole.config
         self.num_heads, self.num_kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_size = model.layers[0].self_attn.head_dim
         self.scaling = model.layers[0].self_attn.scaling
@@ -60,7 +61,7 @@ class CompactDecoder:
         self.embedding = model.embed_tokens.weight.detach()
         self.dtype = policy.autocast_dtype or self.embedding.dtype
         self.layers = [_laid_out(layer, self.dtype) for layer in model.layers]
-        head = causal_model.lm_head
+        head = whole.lm_head
         self.head = _folded(head.weight, model.norm.weight, self.dtype)
         self.head_bias = _joined_bias((head,), self.dtype)
         positions = torch.arange(num_positions, device=policy.device).unsqueeze(0)
@@ -141,7 +142,7 @@ class Cache(Protocol):
 
 def can_decode(policy: Policy) -> bool:
     """Whether a policy's architecture is one that is written out here, with nothing of it changed."""
-    model = _causal_model(policy)
+    model = causal_model(policy)
     config = getattr(model, "config", None)
     family = getattr(config, "model_type", None)
     if family not in FAMILIES or type(model).__module__ != f"transformers.models.{family}.modeling_{family}":
@@ -160,44 +161,14 @@ def can_decode(policy: Policy) -> bool:
         and not (slides and window is not None and (policy.max_positions is None or window < policy.max_positions))
         and type(model.model.embed_tokens) is nn.Embedding
         and type(model.lm_head) is nn.Linear
-        and all(_has_weight(linear) for layer in model.model.layers for linear in _linears(layer))
+        and all(has_weight(linear) for layer in model.model.layers for linear in _linears(layer))
     )
-
-
-def _causal_model(policy: Policy) -> Any:
-    """The model itself, without the LoRA adapter around it; other adapters stay on."""
-    model = policy.model
-    kinds = [config.peft_type for config in getattr(model, "peft_config", {}).values()]
-    return model.get_base_model() if kinds and all(kind == "LORA" for kind in kinds) else model
 
 
 def _linears(layer: Any) -> list[Any]:
     attention, feed_forward = layer.self_attn, layer.mlp
     projections = [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
     return [*projections, feed_forward.gate_proj, feed_forward.up_proj, feed_forward.down_proj]
-
-
-def _has_weight(linear: Any) -> bool:
-    """Whether `_weight` is all there is to a linear map, besides the bias: it is plain, or has a plain LoRA adapter."""
-    if type(linear) is nn.Linear:
-        return True
-    return (
-        type(linear).__module__.startswith("peft.tuners.lora")
-        and type(linear.base_layer) is nn.Linear
-        and not getattr(linear, "lora_variant", None)  # DoRA and its kin
-        and not linear.disable_adapters
-        and all(part.bias is None for part in linear.lora_B.values())
-    )
-
-
-def _weight(linear: Any) -> Tensor:
-    """[out, in], the adapter's share included."""
-    weight = linear.weight  # of an adapted one: the weight inside
-    if type(linear) is not nn.Linear and not linear.merged:
-        for name in linear.active_adapters:
-            if name in linear.lora_A:
-                weight = weight + linear.get_delta_weight(name)
-    return weight
 
 
 def _laid_out(layer: Any, dtype: torch.dtype) -> _Layer:
@@ -211,18 +182,18 @@ def _laid_out(layer: Any, dtype: torch.dtype) -> _Layer:
             [attention.q_norm.weight.expand(num_heads, -1), attention.k_norm.weight.expand(num_kv_heads, -1)]
         )
     return _Layer(
-        qkv=_folded(torch.cat([_weight(part) for part in projections]), layer.input_layernorm.weight, dtype),
+        qkv=_folded(torch.cat([weight_of(part) for part in projections]), layer.input_layernorm.weight, dtype),
         qkv_bias=_joined_bias(projections, dtype),
         query_key_norm=query_key_norm,
-        out=_weight(attention.o_proj).t().to(dtype).contiguous(),
+        out=weight_of(attention.o_proj).t().to(dtype).contiguous(),
         out_bias=_joined_bias((attention.o_proj,), dtype),
         gate_up=_folded(
-            torch.cat([_weight(feed_forward.gate_proj), _weight(feed_forward.up_proj)]),
+            torch.cat([weight_of(feed_forward.gate_proj), weight_of(feed_forward.up_proj)]),
             layer.post_attention_layernorm.weight,
             dtype,
         ),
         gate_up_bias=_joined_bias((feed_forward.gate_proj, feed_forward.up_proj), dtype),
-        down=_weight(feed_forward.down_proj).t().to(dtype).contiguous(),
+        down=weight_of(feed_forward.down_proj).t().to(dtype).contiguous(),
         down_bias=_joined_bias((feed_forward.down_proj,), dtype),
     )
 

@@ -25,6 +25,7 @@ from ngrpo.policy.load import ignored_generation_settings
 from ngrpo.record import Recorder, console, hold_folder, with_late_bar
 from ngrpo.rewards import Reward
 from ngrpo.rollout import Engine, Sampling, engine_for, is_boxed, reward_for
+from ngrpo.rollout.vllm import check_vllm
 from ngrpo.train.anchors import check_anchors
 from ngrpo.train.checkpoint import TrainerState, load_companions, load_optimizer, load_state, newest_checkpoint
 from ngrpo.train.companion import Companion
@@ -219,15 +220,32 @@ def check_start(config: RunConfig, *, resume: bool) -> Objective:
         The method.
 
     Raises:
-        UserError: The method, an extra that is not installed, or the run folder.
+        UserError: The method, an extra that is not installed, what the engine cannot do, or the run folder.
     """
     objective = make_objective(config)
     check_extras(config)
+    check_engine(config)
     if resume:
         read_run_file(folder_of(config))
     else:
         start_folder(folder_of(config))
     return objective
+
+
+def check_engine(config: RunConfig) -> None:
+    """Finds what keeps the engine from sampling with these settings on this machine, before a model is loaded.
+
+    Raises:
+        MissingExtraError: It is not installed, or in another version.
+        ConfigError: It cannot use the device, the precision or a temperature.
+    """
+    if config.rollout.engine == "vllm":
+        sections = [config.rollout] if config.validation is None else [config.rollout, config.validation]
+        check_vllm(
+            device=config.model.device,
+            precision=config.model.precision,
+            temperatures=[section.temperature for section in sections],
+        )
 
 
 def training_room(config: RunConfig, tokenizer: Any) -> int | None:

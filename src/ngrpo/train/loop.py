@@ -23,7 +23,13 @@ from ngrpo.train.measure import (
 )
 from ngrpo.train.policy_update import update_policy
 from ngrpo.train.rollout import collect
-from ngrpo.train.rows import advantages_of, group_rows, with_importance_weights, with_retaken_logprobs
+from ngrpo.train.rows import (
+    advantages_of,
+    group_rows,
+    importance_cap,
+    with_importance_weights,
+    with_old_logprobs,
+)
 from ngrpo.train.signals import stop_on_signals
 from ngrpo.train.validate import validate_when_due
 
@@ -53,9 +59,10 @@ def train(run: TrainingRun, *, on_step: Callable[[int], None] | None = None) -> 
             raise
         except Interrupted:
             saved = "and saved" if run.is_sound else "before there was anything to save"
+            again = "from the same seeds" if run.config.rollout.engine == "vllm" else "token for token"
             raise Interrupted(
                 f"{stop.signal_name}: stopped after step {run.state.step} of {run.config.train.num_steps} {saved}. "
-                "What was under way will be sampled again, token for token. Go on with --resume."
+                f"What was under way will be sampled again, {again}. Go on with --resume."
             ) from None
         finally:
             if run.is_sound:
@@ -99,14 +106,12 @@ def train_step(run: TrainingRun, should_stop: Callable[[], bool]) -> None:
     """
     config, state, started = run.config, run.state, time.perf_counter()
     rollout = collect(run, should_stop)
-    groups, metrics = rollout.kept_groups, rollout_metrics(rollout.sampled)
-    if run.policy.autocast_dtype is not None:
-        groups, mismatch = with_retaken_logprobs(run.policy, groups, config)
-        metrics |= mismatch
+    groups, mismatch = with_old_logprobs(run.policy, rollout.kept_groups, config)
+    metrics = rollout_metrics(rollout.sampled) | mismatch
     facts = rollout_facts(run, groups, should_stop)
     rows = group_rows(run.objective, groups, facts)
-    if config.update.max_importance_weight is not None:
-        rows = with_importance_weights(rows, rollout.kept_groups, config.update.max_importance_weight)
+    if (cap := importance_cap(config)) is not None:
+        rows = with_importance_weights(rows, rollout.kept_groups, cap)
     metrics |= greedy_metrics(facts, groups) | reward_kl_metrics(facts)
     metrics |= draft_metrics(rollout.drafted, rollout.sampled)
     sampled = time.perf_counter()

@@ -59,7 +59,8 @@ class Rollout:
 def collect(run: TrainingRun, should_stop: Callable[[], bool]) -> Rollout:
     """Samples groups until the step is full or the refill bound is reached. Groups are kept or dropped whole.
 
-    Nothing of the run changes: a rollout that is interrupted leaves no trace and is sampled again, token for token.
+    Nothing of the run changes: a rollout that is interrupted leaves no trace and is sampled again: token for
+    token by the native engine, from the same seeds by vLLM.
 
     Raises:
         RewardError: The verifier failed on more than `reward.max_failed_frac` of the completions.

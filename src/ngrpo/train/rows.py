@@ -10,11 +10,15 @@ from ngrpo.config import RunConfig
 from ngrpo.errors import ConfigError
 from ngrpo.objectives import Objective, RolloutFacts
 from ngrpo.policy import Policy
+from ngrpo.rollout import logprobs_are_exact
 from ngrpo.train.facts import columns, facts_at_hand
 from ngrpo.train.step import TrainingRow, logprobs_of
 from ngrpo.types import Completion, Group
 
 Item = TypeVar("Item")
+
+VLLM_IMPORTANCE_CAP = 2.0
+"""Of importance weights where vLLM samples and nothing is set: that of the sampler's correction in verl."""
 
 
 def group_rows(objective: Objective, groups: list[Group], facts: RolloutFacts | None = None) -> list[list[TrainingRow]]:
@@ -82,13 +86,29 @@ def advantages_of(rows: list[list[TrainingRow]], kept: Sequence[bool]) -> list[l
     return [[row.advantage for row in next(rest)] if is_kept else [] for is_kept in kept]
 
 
+def with_old_logprobs(policy: Policy, groups: list[Group], config: RunConfig) -> tuple[list[Group], dict[str, float]]:
+    """The groups with the log-probabilities that the update's ratios start from: the sampler's own where exact.
+
+    Args:
+        policy: Not changed.
+        groups: The groups that enter the update.
+        config: How they were sampled, and how they will be updated on.
+
+    Returns:
+        The groups, and metrics of how far sampler and trainer are apart; none where the sampler is exact.
+    """
+    if logprobs_are_exact(config.rollout.engine, policy):
+        return groups, {}
+    return with_retaken_logprobs(policy, groups, config)
+
+
 def with_retaken_logprobs(
     policy: Policy, groups: list[Group], config: RunConfig
 ) -> tuple[list[Group], dict[str, float]]:
     """Old log-probabilities from the forward pass that the update itself makes; a given solution keeps its author's.
 
-    For arithmetic in which the sampler's cached decoding and the update's full forward pass differ visibly (bfloat16);
-    with float32 weights and arithmetic the sampler's own numbers are exact.
+    For where the sampler's numbers and those of the update's full forward pass differ visibly (bfloat16, vLLM); with
+    float32 weights and arithmetic the native engine's own are exact.
 
     Args:
         policy: Not changed.
@@ -134,6 +154,20 @@ def _mismatch(sampled: Sequence[Sequence[float]], retaken: Sequence[Sequence[flo
 
 def _flat(rows: Sequence[Sequence[float]]) -> torch.Tensor:
     return torch.tensor([value for row in rows for value in row], dtype=torch.float64)
+
+
+def importance_cap(config: RunConfig) -> float | None:
+    """The most that a token's importance weight may be; None where tokens get none.
+
+    Example:
+        >>> from ngrpo.config import load_config
+        >>> importance_cap(load_config("tiny", [])), importance_cap(load_config("tiny", ["rollout.engine=vllm"]))
+        (None, 2.0)
+    """
+    cap = config.update.max_importance_weight
+    if cap is None:
+        return VLLM_IMPORTANCE_CAP if config.rollout.engine == "vllm" else None
+    return None if cap == "off" else cap
 
 
 def with_importance_weights(
