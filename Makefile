@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help setup quickstart test bench bench-trl parity clean
+.PHONY: help setup quickstart test bench bench-trl parity parity-trl parity-verl clean
 
 help:
 	@grep -E '^# make ' Makefile | sed 's/^# //'
@@ -69,9 +69,15 @@ bench-trl: .venv-trl/.installed
 	@touch $@
 
 # make parity: our numbers against TRL's and verl's own, in an environment of each (optional; not part of make test).
-parity: .venv-trl/.installed .venv-verl/.installed
+parity: parity-trl parity-verl
+
+# make parity-trl: the TRL half of it.
+parity-trl: .venv-trl/.installed
 	.venv-trl/bin/python -m pytest tests/parity/test_parity_trl.py tests/parity/test_trl_*.py
-	.venv-verl/bin/python -m pytest tests/parity/test_parity_verl.py
+
+# make parity-verl: the verl half; .ci/parity-verl does it in a clean copy.
+parity-verl: .venv-verl/.installed
+	.venv-verl/bin/python -m pytest tests/parity/test_parity_verl.py tests/parity/test_verl_*.py
 	.venv-verl/bin/python benchmarks/advantages.py
 
 clean:

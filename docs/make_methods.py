@@ -1,4 +1,4 @@
-"""Writes into the pages of docs/methods what the catalog knows: parts, needs and defaults, so that they cannot drift.
+"""Writes into the pages of docs/methods, and docs/integrations.md, what the code knows, so that they cannot drift.
 
     python docs/make_methods.py
 
@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from ngrpo import objectives
+from ngrpo.errors import ConfigError
+from ngrpo.integrations import trl_parts, verl_methods
 from ngrpo.objectives import Objective
 from ngrpo.objectives.registry import Description
 
 FOLDER = Path(__file__).parent / "methods"
+ENGINES = Path(__file__).parent / "integrations.md"
 BEGIN = "<!-- written by docs/make_methods.py: edit the catalog instead -->"
 END = "<!-- end of what is written -->"
 
@@ -48,6 +51,7 @@ def pages() -> dict[Path, str]:
     """
     texts = {FOLDER / f"{name}.md": _page(name) for name in built_in()}
     texts[FOLDER / "README.md"] = _overview()
+    texts[ENGINES] = _engines()
     return {path: _with_region(path, text) for path, text in texts.items()}
 
 
@@ -101,6 +105,32 @@ def _overview() -> str:
         for name, values in EXAMPLES.items()
     )
     return "\n".join([*lines, "", f"Parameters without a default have example values here: {shown}."])
+
+
+def _engines() -> str:
+    """Every method against every trainer, by what the integrations say themselves."""
+    lines = ["| method | `ngrpo train` | TRL | verl |", "|---|---|---|---|"]
+    lines += [f"| [{name}](methods/{name}.md) | yes | {_in_trl(name)} | {_in_verl(name)} |" for name in built_in()]
+    return "\n".join(lines)
+
+
+def _in_trl(name: str) -> str:
+    try:
+        return _verdict("yes", trl_parts.carried(_objective(name)).differences)
+    except ConfigError as error:
+        return "no: " + str(error).partition(f"cannot carry {name}: ")[2].partition(". Train it")[0]
+
+
+def _in_verl(name: str) -> str:
+    found = verl_methods.support(name, EXAMPLES.get(name))
+    if found.obstacles:
+        return "no: " + "; ".join(found.obstacles)
+    whose = f"yes, by verl's own `{found.estimator}`" if name in verl_methods.VERL_OWN else "yes"
+    return _verdict(whose, found.differences)
+
+
+def _verdict(yes: str, differences: tuple[str, ...]) -> str:
+    return f"{yes}, but: {'; '.join(differences)}" if differences else yes
 
 
 def _needs(objective: Objective) -> str:

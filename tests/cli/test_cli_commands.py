@@ -3,10 +3,14 @@
 import json
 import re
 import shlex
+import tomllib
+from importlib import metadata
+from pathlib import Path
 
 import pytest
 import typer.main
 
+from ngrpo.cli import doctor
 from ngrpo.cli.main import app
 from ngrpo.objectives import registry
 from ngrpo.record import read_jsonl
@@ -314,6 +318,43 @@ def test_doctor(ngrpo):
     told = json.loads(ngrpo("doctor", "--json").out)
     assert {"ngrpo", "python", "packages", "num_cpus", "memory_gib", "gpu", "disk_free_gib", "extras"} <= told.keys()
     assert ngrpo("doctor").out.startswith("ngrpo ")
+
+
+def test_doctor_has_versions_ranges_and_commands_of_all_extras(ngrpo, monkeypatch):
+    installed = {"trl": "1.16.2", "verl": "0.8.0"}
+
+    def version(name):
+        if name not in installed:
+            raise metadata.PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr(doctor.metadata, "version", version)
+    asked = ['trl<1.17,>=1.16; extra == "trl"', 'verl==0.9.1; extra == "verl"', 'ray>=2.41; extra == "ray"', "torch"]
+    monkeypatch.setattr(doctor.metadata, "requires", lambda name: asked)
+    rows = [("entry point", True, "x"), ("vllm", False, "pip install [it]")]
+    monkeypatch.setattr(doctor, "verl_status", lambda: rows)
+    lines = {line.split()[0]: line for line in ngrpo("doctor").out.splitlines() if line[:1].strip()}
+    told = json.loads(ngrpo("doctor", "--json").out)
+    assert {"trl", "verl", "vllm", "ray"} <= told["extras"].keys() <= lines.keys()
+    assert told["extras"]["trl"] == {
+        "installed": "1.16.2", "supported": "<1.17,>=1.16", "ok": True, "told": "1.16.2 (supported: <1.17,>=1.16)",
+    }  # fmt: skip
+    assert told["extras"]["verl"]["told"] == '0.8.0 (supported: ==0.9.1): pip install "ngrpo[verl]"'
+    assert told["extras"]["ray"] == {
+        "installed": None, "supported": ">=2.41", "ok": False, "told": 'missing: pip install "ngrpo[ray]"',
+    }  # fmt: skip
+    assert told["verl"][1] == {"what": "vllm", "ok": False, "fix": "pip install [it]"}
+    out = ngrpo("doctor").out
+    assert "entry point: yes" in out
+    assert "vllm: no: pip install [it]" in out
+
+
+def test_extras_that_doctor_names_are_those_of_the_package():
+    pyproject = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = pyproject["project"]["optional-dependencies"]
+    for distribution, (extra, _) in doctor.EXTRAS.items():
+        assert any(re.match(rf"{distribution}\b", line) for line in extras[extra]), extra
+    assert {extra for extra, _ in doctor.EXTRAS.values()} == extras.keys() - {"dev"}
 
 
 def test_lab_base_builds_a_base_of_few_steps(ngrpo, tmp_path):

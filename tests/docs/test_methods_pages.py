@@ -41,7 +41,19 @@ def test_what_the_catalog_knows_is_as_the_catalog_has_it(name):
     assert path.read_text(encoding="utf-8") == make_methods.pages()[path], "run python docs/make_methods.py"
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_the_table_of_engines_is_what_the_integrations_say():
+    text = make_methods.ENGINES.read_text(encoding="utf-8")
+    assert text == make_methods.pages()[make_methods.ENGINES], "run python docs/make_methods.py"
+    rows = dict(re.findall(r"^\| \[(\w+)\]\(methods/\w+\.md\) \| (.+) \|$", text, re.MULTILINE))
+    assert list(rows) == make_methods.built_in()
+    assert rows["grpo"] == "yes | yes | yes"
+    assert rows["remax"].count("no: ") == 2
+    counts = [sum(row.split(" | ")[place].startswith("yes") for row in rows.values()) for place in (1, 2)]
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    assert f"{counts[0]} of {len(rows)} are carried by TRL, {counts[1]} by verl" in readme
+
+
+@pytest.mark.parametrize("path", [*PAGES, make_methods.ENGINES], ids=lambda path: path.stem)
 def test_links_lead_to_files(path):
     text = path.read_text(encoding="utf-8")
     targets = re.findall(r"\]\(([^)\s]+)\)", text)

@@ -14,6 +14,7 @@ from ngrpo.cli import (
     explain_command,
     grade_command,
     lab_commands,
+    launch_command,
     method_commands,
     report_command,
     run_commands,
@@ -40,6 +41,7 @@ app.command()(method_commands.objectives)
 app.add_typer(data_commands.app)
 app.add_typer(config_commands.app)
 app.add_typer(lab_commands.app)
+app.add_typer(launch_command.app)
 app.command()(run_commands.doctor)
 
 
