@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help setup quickstart test bench bench-trl parity parity-trl parity-verl clean
+.PHONY: help setup quickstart test bench bench-trl bench-ray parity parity-trl parity-verl parity-ray clean
 
 help:
 	@grep -E '^# make ' Makefile | sed 's/^# //'
@@ -58,7 +58,7 @@ bench-trl: .venv-trl/.installed
 	.venv-trl/bin/python benchmarks/step.py
 	.venv-trl/bin/python benchmarks/loss.py
 
-# The two want different versions of transformers, and neither belongs beside the package's own dependencies. Torch
+# They want different versions of transformers, and none belongs beside the package's own dependencies. Torch
 # alone brings what it depends on; the requirement files list all the rest.
 .venv-%/.installed: tests/parity/requirements-%.txt pyproject.toml
 	$(CHECK_PYTHON)
@@ -68,17 +68,25 @@ bench-trl: .venv-trl/.installed
 	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $< -e .
 	@touch $@
 
-# make parity: our numbers against TRL's and verl's own, in an environment of each (optional; not part of make test).
-parity: parity-trl parity-verl
+# make parity: our numbers against TRL's, verl's and a Ray cluster's, in an environment of each (not part of make test).
+parity: parity-trl parity-verl parity-ray
 
-# make parity-trl: the TRL half of it.
+# make parity-trl: that of TRL alone.
 parity-trl: .venv-trl/.installed
 	.venv-trl/bin/python -m pytest tests/parity/test_parity_trl.py tests/parity/test_trl_*.py
 
-# make parity-verl: the verl half; .ci/parity-verl does it in a clean copy.
+# make parity-verl: that of verl; .ci/parity-verl does it in a clean copy.
 parity-verl: .venv-verl/.installed
 	.venv-verl/bin/python -m pytest tests/parity/test_parity_verl.py tests/parity/test_verl_*.py
 	.venv-verl/bin/python benchmarks/advantages.py
 
+# make parity-ray: that of Ray, and of somebody else's server.
+parity-ray: .venv-ray/.installed
+	.venv-ray/bin/python -m pytest tests/parity/test_ray_*.py tests/parity/test_server_transformers.py
+
+# make bench-ray: an evaluation by one Ray worker and by two (optional).
+bench-ray: .venv-ray/.installed
+	.venv-ray/bin/python benchmarks/ray_scaling.py
+
 clean:
-	rm -rf $(VENV) .venv-trl .venv-verl build dist *.egg-info
+	rm -rf $(VENV) .venv-trl .venv-verl .venv-ray build dist *.egg-info

@@ -73,3 +73,19 @@ def vllm_stand_in(tmp_path, monkeypatch):
     forget()
     yield importlib.import_module("vllm")
     forget()
+
+
+@pytest.fixture(scope="session")
+def weak_base(tmp_path_factory):
+    """Folder of a countdown model that has learned nothing: its groups are all wrong."""
+    from ngrpo import worlds
+    from ngrpo.lab.tokenizer import character_tokenizer
+    from ngrpo.lab.warm_start import MAX_POSITIONS, new_model
+    from ngrpo.policy import no_progress_bars
+
+    folder = tmp_path_factory.mktemp("bases") / "weak"
+    tokenizer = character_tokenizer(worlds.get("countdown").alphabet, max_tokens=MAX_POSITIONS)
+    with no_progress_bars():
+        new_model(tokenizer, 0, hidden_size=32).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)

@@ -4,6 +4,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from ngrpo.lab import setups
 from ngrpo.lab.arms import held_equal
 from ngrpo.lab.plan import Arm, Plan
@@ -35,10 +37,15 @@ def small_plan(model: str, *arms: Arm, setup: Setup | None = None, num_seeds: in
     return Plan("objectives", setup, arms, num_seeds, model=model, held_equal=held_equal(setup, arms), **more)
 
 
-def run_tasks_here(tasks, *, num_processes, report):
+def run_tasks_here(tasks, *, report, num_processes=1):
     """In place of `parallel.run_tasks`: in this process, one after the other."""
     for task in tasks:
         task.function(report, task.argument)
+
+
+def run_no_tasks(tasks, *, report):
+    """In place of it where there is to be nothing to run."""
+    pytest.fail(f"something was run: {[task.name for task in tasks]}")
 
 
 def write_evaluation(folder: Path, correct: list[list[int]], *, tokens: int = 3, temperature: float = 1.0) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from experiment_helpers import run_tasks_here
 from typer.testing import CliRunner
 
 from ngrpo import objectives
@@ -149,13 +150,7 @@ def finished(tmp_path_factory, weak_base):
     )  # fmt: skip
     plan = plan_ablation(with_settings(setup, ["update.num_updates_per_step=1"]), num_seeds=1, model=weak_base)
 
-    def run_here(tasks, *, report, **_):
-        for task in tasks:
-            task.function(report, task.argument)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ngrpo.lab.experiment.run_tasks", run_here)
-        return run_experiment(folder / "ablation", plan, command=["test"], num_processes=1)
+    return run_experiment(folder / "ablation", plan, command=["test"], run_tasks=run_tasks_here)
 
 
 def test_arms_that_differ_in_a_clip_that_cannot_bind_are_the_same_run_and_no_others(finished):

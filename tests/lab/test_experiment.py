@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 import slow_experiment
-from experiment_helpers import run_tasks_here, small_plan, small_setup
+from experiment_helpers import run_no_tasks, run_tasks_here, small_plan, small_setup
 
 from ngrpo.errors import ConfigError, DataError, RewardError, RunFolderError
 from ngrpo.evaluate import read_counts
@@ -24,17 +24,15 @@ from ngrpo.record import read_jsonl
 GRPO, NGRPO = Arm("grpo", "grpo"), Arm("ngrpo", "ngrpo", factors={"virtual": 1})
 
 
-def run(folder, plan):
-    return run_experiment(folder, plan, command=["ngrpo", "lab", "test"], num_processes=1)
+def run(folder, plan, run_tasks=run_tasks_here):
+    return run_experiment(folder, plan, command=["ngrpo", "lab", "test"], run_tasks=run_tasks)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, weak_base):
     """A plan and its results; do not change the folder."""
     plan = small_plan(weak_base, GRPO, NGRPO)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ngrpo.lab.experiment.run_tasks", run_tasks_here)
-        return plan, run(tmp_path_factory.mktemp("experiments") / "x", plan)
+    return plan, run(tmp_path_factory.mktemp("experiments") / "x", plan)
 
 
 def test_a_folder_says_what_is_in_it(finished, weak_base):
@@ -79,10 +77,9 @@ def test_rows_are_over_the_seeds_and_the_base_is_one_model(finished):
     assert results.failed == {}
 
 
-def test_what_is_finished_is_not_done_again(finished, monkeypatch):
+def test_what_is_finished_is_not_done_again(finished):
     plan, results = finished
-    monkeypatch.setattr("ngrpo.lab.experiment.run_tasks", lambda *_, **__: pytest.fail("something was run again"))
-    again = run(results.folder, plan)
+    again = run(results.folder, plan, run_no_tasks)
     assert again.rows["grpo"].values == results.rows["grpo"].values
 
 
@@ -101,7 +98,7 @@ def test_another_plan_is_refused_and_told_apart(finished, change, message):
         run(results.folder, replace(plan, **change))
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path, weak_base, in_process):
+def test_a_folder_of_something_else_is_refused(tmp_path, weak_base):
     (tmp_path / "experiment.json").write_text("[]")
     with pytest.raises(RunFolderError, match="Give another --folder"):
         run(tmp_path, small_plan(weak_base))
@@ -116,7 +113,7 @@ def test_mistakes_are_found_before_anything_is_written(tmp_path, weak_base):
     assert not (tmp_path / "x").exists()
 
 
-def test_an_arm_that_fails_does_not_take_the_others_down(tmp_path, weak_base, in_process, monkeypatch):
+def test_an_arm_that_fails_does_not_take_the_others_down(tmp_path, weak_base):
     """Its filter drops every group of an ignorant base: told to stop for that, it stops with nothing to learn."""
     stopped = Arm("dapo", "dapo", overrides=("refill.max_empty_steps=1",))
     plan = small_plan(weak_base, stopped, GRPO)
@@ -127,11 +124,10 @@ def test_an_arm_that_fails_does_not_take_the_others_down(tmp_path, weak_base, in
         "2 of 2 runs failed. seed 0: NothingToLearnError: 1 rollout steps in a row kept no group"
         in (results.failed["dapo"])
     )
-    monkeypatch.setattr("ngrpo.lab.experiment.run_tasks", lambda *_, **__: pytest.fail("it would fail again"))
-    assert run(tmp_path / "x", plan).failed == results.failed
+    assert run(tmp_path / "x", plan, run_no_tasks).failed == results.failed
 
 
-def test_other_errors_stop_the_experiment(tmp_path, weak_base, in_process, monkeypatch):
+def test_other_errors_stop_the_experiment(tmp_path, weak_base, monkeypatch):
     def fail(*_, **__):
         raise OSError("no space left on device")
 
@@ -140,7 +136,7 @@ def test_other_errors_stop_the_experiment(tmp_path, weak_base, in_process, monke
         run(tmp_path / "x", small_plan(weak_base))
 
 
-def test_the_sharpest_base_is_chosen_on_validation_prompts(tmp_path, weak_base, in_process):
+def test_the_sharpest_base_is_chosen_on_validation_prompts(tmp_path, weak_base):
     plan = small_plan(weak_base, num_seeds=1, sharp_temperatures=(0.2, 0.6))
     results = run(tmp_path / "x", plan)
     assert [row.temperature for row in results.cooler] == [0.6, 0.2]  # all are shown
@@ -154,7 +150,7 @@ def test_the_sharpest_base_is_chosen_on_validation_prompts(tmp_path, weak_base, 
     assert results.sharp.temperature == max(scores, key=scores.get)
 
 
-def test_a_killed_experiment_ends_as_one_that_was_not(tmp_path, weak_base, in_process):
+def test_a_killed_experiment_ends_as_one_that_was_not(tmp_path, weak_base):
     """kill -9 of all its processes between two checkpoints; the same command goes on, number for number."""
     folder, straight = tmp_path / "killed", tmp_path / "straight"
     command = [sys.executable, slow_experiment.__file__, str(folder), weak_base]
@@ -181,7 +177,7 @@ def test_a_killed_experiment_ends_as_one_that_was_not(tmp_path, weak_base, in_pr
     assert (ended.base.values, ended.sharp.values) == (other.base.values, other.sharp.values)
 
 
-def test_another_base_in_the_same_place_is_refused(tmp_path, weak_base, in_process):
+def test_another_base_in_the_same_place_is_refused(tmp_path, weak_base):
     base = tmp_path / "base"
     shutil.copytree(weak_base, base)
     plan = small_plan(str(base), num_seeds=1)
@@ -217,7 +213,7 @@ def test_other_versions_are_told_and_not_refused(tmp_path, weak_base, capsys):
     assert "other versions than it was begun with: torch 0.1 -> " in capsys.readouterr().err
 
 
-def test_a_reward_that_failed_is_tried_again(tmp_path, weak_base, in_process, monkeypatch):
+def test_a_reward_that_failed_is_tried_again(tmp_path, weak_base, monkeypatch):
     def fail(*_, **__):
         raise RewardError("its workers\ndied")
 

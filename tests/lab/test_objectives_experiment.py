@@ -5,7 +5,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from experiment_helpers import small_setup, tables_of
+from experiment_helpers import run_no_tasks, run_tasks_here, small_setup, tables_of
 from typer.testing import CliRunner
 
 from ngrpo.cli import lab_objectives
@@ -31,21 +31,17 @@ METHODS_HERE = ("psr", "ngrpo")
 
 
 def settings_for(folder, base, **more):
-    return ObjectivesSettings(
-        folder=folder, setup=small_setup(), methods=METHODS_HERE, num_seeds=1, model=base, num_processes=1, **more
-    )
+    return ObjectivesSettings(folder=folder, setup=small_setup(), methods=METHODS_HERE, num_seeds=1, model=base, **more)
 
 
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory, weak_base):
     """The folder and the tables of an experiment with chosen rates, controls and equal updates."""
-    from experiment_helpers import run_tasks_here
-
     folder = tmp_path_factory.mktemp("objectives") / "x"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ngrpo.lab.experiment.run_tasks", run_tasks_here)
         patch.setattr(learning_rate, "GRID_FACTORS", (1.0, 3.0))
-        tables = run_objectives(settings_for(folder, weak_base, chooses_rates=True, equal_updates=True))
+        settings = settings_for(folder, weak_base, chooses_rates=True, equal_updates=True)
+        tables = run_objectives(settings, run_tasks_here)
     return folder, tables
 
 
@@ -140,9 +136,8 @@ def test_controls_are_judged_by_the_true_checker(everything):
 def test_the_same_again_is_read_from_disk(everything, weak_base, monkeypatch):
     folder, _ = everything
     before = (folder / "results.json").read_text()
-    monkeypatch.setattr("ngrpo.lab.experiment.run_tasks", lambda *_, **__: pytest.fail("something was run again"))
     monkeypatch.setattr(learning_rate, "GRID_FACTORS", (1.0, 3.0))
-    run_objectives(settings_for(folder, weak_base, chooses_rates=True, equal_updates=True))
+    run_objectives(settings_for(folder, weak_base, chooses_rates=True, equal_updates=True), run_no_tasks)
     assert (folder / "results.json").read_text() == before
 
 
@@ -177,7 +172,7 @@ def test_a_method_is_named_once(tmp_path):
 def test_the_default_fits_in_twenty_minutes_on_two_cores(tmp_path):
     settings = ObjectivesSettings(tmp_path, get("countdown"), "world:countdown")
     assert settings.methods == METHODS
-    assert 60 < estimate_s(settings) < 20 * 60
+    assert 60 < estimate_s(settings, 2) < 20 * 60
 
 
 def test_the_default_methods_are_the_experiments_own():
@@ -211,7 +206,7 @@ def test_a_schedule_that_cannot_be_lengthened_is_refused_before_anything_is_trai
     setup = small_setup(run_overrides=(*small_setup().run_overrides, "optim.schedule=cosine"))
     settings = replace(settings_for(tmp_path / "x", weak_base, equal_updates=True), setup=setup)
     with pytest.raises(ConfigError, match="--equal-updates makes runs longer"):
-        run_objectives(settings)
+        run_objectives(settings, run_no_tasks)
     assert not (tmp_path / "x").exists()
 
 
@@ -224,11 +219,10 @@ def test_a_folder_of_another_size_is_refused_before_the_search_for_rates(
     everything, weak_base, monkeypatch, change, message
 ):
     folder, _ = everything
-    monkeypatch.setattr("ngrpo.lab.experiment.run_tasks", lambda *_, **__: pytest.fail("the search was run"))
     monkeypatch.setattr(learning_rate, "run_experiment", lambda *_, **__: pytest.fail("the search was begun"))
     settings = settings_for(folder, weak_base, chooses_rates=True, equal_updates=True)
     with pytest.raises(RunFolderError, match=message):
-        run_objectives(replace(settings, **change))
+        run_objectives(replace(settings, **change), run_no_tasks)
 
 
 def test_a_folder_without_chosen_rates_is_refused_before_the_search(tmp_path, weak_base, monkeypatch):
@@ -236,7 +230,7 @@ def test_a_folder_without_chosen_rates_is_refused_before_the_search(tmp_path, we
     open_experiment(tmp_path, objectives_plan(settings), [], audit={})
     monkeypatch.setattr(learning_rate, "run_experiment", lambda *_, **__: pytest.fail("the search was begun"))
     with pytest.raises(RunFolderError, match=r"settings\.learning_rates: not set"):
-        run_objectives(replace(settings, chooses_rates=True))
+        run_objectives(replace(settings, chooses_rates=True), run_no_tasks)
 
 
 def test_what_failed_is_in_every_table_and_named_as_the_lost_reference(everything, weak_base):
@@ -264,7 +258,7 @@ def test_failed_runs_are_printed_one_by_one(tmp_path, weak_base, in_process):
 
 def test_the_search_is_in_the_estimate_with_its_own_sizes(tmp_path):
     settings = settings_for(tmp_path, "m")
-    more = estimate_s(replace(settings, chooses_rates=True)) - estimate_s(settings)
+    more = estimate_s(replace(settings, chooses_rates=True), 1) - estimate_s(settings, 1)
     runs = 2 * learning_rate.NUM_SEEDS * len(learning_rate.GRID_FACTORS)
     assert more == pytest.approx(runs * (2 * 4 * 4 * 7e-4 + 3.0 + 5 * 8 * 4e-4))
 

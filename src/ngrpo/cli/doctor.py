@@ -24,7 +24,7 @@ EXTRAS = {
     "trl": ("trl", "ngrpo.integrations.trl: the objectives in TRL's trainer"),
     "verl": ("verl", "ngrpo launch verl: the objectives in verl, on many GPUs"),
     "vllm": ("vllm", "rollout.engine = vllm: sampling with vLLM, on a GPU"),
-    "ray": ("ray", "ngrpo eval --ray, ngrpo lab --ray: many processes and machines"),
+    "ray": ("ray", "ngrpo eval --ray, ngrpo lab ... --ray: many processes and machines"),
 }
 """Distributions: the extra that installs each, and what it is for."""
 

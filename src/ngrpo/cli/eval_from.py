@@ -39,7 +39,7 @@ def _checked(options: EvalOptions) -> EvalOptions:
     if options.out is None:
         raise ConfigError("--from needs --out: the folder that the verdicts go to.")
     if given := [name for name, value in options.sampling.items() if value is not None]:
-        option = given[0].replace("_", "-")
+        option = "model" if given[0] == "served_as" else given[0].replace("_", "-")
         raise ConfigError(f"--{option} is of no use with --from, whose samples are made already. Remove it.")
     if options.preset is not None or len(options.data) > 1:
         raise ConfigError("--from takes no --preset, and at most one --data, which has the golds. Remove the rest.")

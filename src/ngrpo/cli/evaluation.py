@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import typer
 from rich.console import Console
@@ -34,9 +34,13 @@ from ngrpo.policy import Policy, load_policy, load_tokenizer, sensible_threads, 
 from ngrpo.policy.load import ignored_generation_settings
 from ngrpo.rewards import Reward as Judge
 from ngrpo.rollout import Engine, engine_for, is_boxed
+from ngrpo.rollout.server import ServerEngine, check_server
 from ngrpo.rollout.vllm import check_vllm
 from ngrpo.stats import k_grid
 from ngrpo.train.assemble import load_data, note, prompt_room
+
+if TYPE_CHECKING:
+    from ngrpo.integrations.ray import RayWorkers
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"samples": 256, "temperature": 0.6, "top_p": 0.95, "max_completion_tokens": 4096},
@@ -55,6 +59,9 @@ DEFAULTS: dict[str, Any] = {
     "cache_gib": 4.0,
     "device": "auto",
     "precision": "auto",
+    "ray": None,
+    "server": None,
+    "served_as": None,
 }
 """What holds where neither an option nor a preset says otherwise."""
 
@@ -130,15 +137,22 @@ def _sample(options: EvalOptions) -> list[tuple[Path, Summary]]:
             prompts, reward = load_data(data, judge, tokenizer, room)
             stack.callback(reward.close)
             jobs.append(_Job(folder, _settings(options, model, data, judge, prompts), prompts, reward))
+        engines = _Engines(options, model, tokenizer, stack)
         for job in jobs:  # all of them, before a model is loaded
             stack.enter_context(open_folder(job.folder, job.settings))
-        engines = _Engines(options, model, tokenizer, stack)
         done = []
         for job in jobs:
-            make = partial(engines.make, job.reward)
-            rows = options.value("max_rows")
-            done.append((job.folder, finish(job.folder, job.settings, job.prompts, make, job.reward, max_rows=rows)))
-    if engines.policy is None:
+            summary = finish(
+                job.folder,
+                job.settings,
+                job.prompts,
+                partial(engines.make, job.reward),
+                job.reward,
+                max_rows=options.value("max_rows"),
+                num_workers=engines.num_workers,
+            )
+            done.append((job.folder, summary))
+    if not engines.are_used:
         note(f"nothing to do: every sample is in {', '.join(map(str, folders.values()))} already.")
     return done
 
@@ -150,37 +164,93 @@ def _check_sampling(options: EvalOptions) -> None:
         )
     if options.ks is not None:
         check_ks(options.ks, options.value("samples"))
+    if options.value("server") is not None:
+        _check_served(options)
+    elif options.value("served_as") is not None:
+        raise ConfigError("--model is the model's name at a server. Give --server too, or leave it out.")
     check_choice("--engine", options.value("engine"), get_args(Rollout.model_fields["engine"].annotation))
     check_choice("--precision", options.value("precision"), get_args(Model.model_fields["precision"].annotation))
-    if options.value("engine") == "vllm":
+    if options.value("engine") == "vllm" and options.value("ray") is None:  # else workers look at their own machines
         named = {name: options.value(name) for name in ("device", "precision")}
         check_vllm(**named, temperatures=[options.value("temperature")])
 
 
+def _check_served(options: EvalOptions) -> None:
+    """Refuses what a server decides itself, and a server that is not there."""
+    for name in ("engine", "device", "precision", "cache_gib", "ray"):
+        if options.sampling[name] is not None:
+            option = name.replace("_", "-")
+            raise ConfigError(f"--{option} is of no use with --server, which samples as it was started. Remove it.")
+    check_server(options.value("server"))
+
+
 class _Engines:
-    """Engines around one model, which is loaded when the first of them is asked for."""
+    """Engines around one model, which is loaded when the first of them is asked for: here, or by workers."""
 
     def __init__(self, options: EvalOptions, model: str, tokenizer: Any, stack: ExitStack) -> None:
         self.options, self.model, self.tokenizer, self.stack = options, model, tokenizer, stack
-        self.policy: Policy | None = None
+        self.are_used = False
+        self._policy: Policy | None = None
+        self._workers = None if options.value("ray") is None else _ray_workers(options, model, stack)
+
+    @property
+    def num_workers(self) -> int:
+        """Processes that sample at the same time."""
+        return 1 if self._workers is None else self._workers.cluster.num_workers
 
     def make(self, reward: Judge) -> Engine:
         """An engine for a data set that is judged so."""
+        self.are_used = True
+        if self._workers is not None:
+            from ngrpo.integrations.ray import RayEngine
+
+            return RayEngine(self._workers, answers_are_boxed=is_boxed(reward))
         options = self.options
-        if self.policy is None:
-            self.policy = load_policy(
+        if options.value("server") is not None:
+            at_once = {"num_at_once": rows} if (rows := options.sampling["max_rows"]) else {}
+            return ServerEngine(options.value("server"), _served_name(options), self.tokenizer, **at_once)
+        if self._policy is None:
+            self._policy = load_policy(
                 self.model, self.tokenizer, device=options.value("device"), precision=options.value("precision")
             )
-            if ignored := ignored_generation_settings(self.policy.model):
+            if ignored := ignored_generation_settings(self._policy.model):
                 note(f"the model's own generation_config is ignored ({ignored}); the options decide.")
-            self.stack.enter_context(sensible_threads(self.policy))
+            self.stack.enter_context(sensible_threads(self._policy))
         return engine_for(
             options.value("engine"),
-            self.policy,
+            self._policy,
             max_rows=options.value("max_rows"),
             cache_gib=options.value("cache_gib"),
             answers_are_boxed=is_boxed(reward),
         )
+
+
+def _served_name(options: EvalOptions) -> str:
+    """What the server calls the model."""
+    return options.value("served_as") or str(options.model)
+
+
+def _ray_workers(options: EvalOptions, model: str, stack: ExitStack) -> "RayWorkers":
+    """The workers of a Ray cluster, which is joined now, so that a wrong address is known before anything is done."""
+    from ngrpo.integrations.ray import RayWorkers
+    from ngrpo.integrations.ray_cluster import connect
+    from ngrpo.integrations.ray_worker import WorkerModel
+
+    cluster = connect(options.value("ray"), device=options.value("device"))
+    stack.callback(cluster.close)
+    folder = Path(model).expanduser()
+    names = ("engine", "device", "precision", "max_rows", "cache_gib")
+    workers = RayWorkers(
+        cluster,
+        WorkerModel(
+            path=str(folder.resolve()) if folder.is_dir() else model,
+            weights=weights_fingerprint(model),
+            **{name: options.value(name) for name in names},
+        ),
+    )
+    stack.callback(workers.close)
+    note(f"Ray: {cluster.num_workers} workers, one per {'GPU' if cluster.on_gpus else 'CPU'}.")
+    return workers
 
 
 def _folders(options: EvalOptions) -> dict[str, Path]:
@@ -204,6 +274,12 @@ def _folders(options: EvalOptions) -> dict[str, Path]:
 
 def _settings(options: EvalOptions, model: str, data: Data, judge: Reward, prompts: PromptSet) -> EvaluationSettings:
     num_samples = options.value("samples")
+    sampler = {name: options.value(name) for name in ("engine", "precision")}
+    notes = data_notes(data, prompts)
+    if options.value("server") is not None:
+        # The name is part of what a folder holds; the address, where the server may not come back at, is not.
+        sampler = {"engine": f"server:{_served_name(options)}", "precision": "server"}
+        notes = (*notes, f"sampled by {options.value('server')}")
     return EvaluationSettings(
         model=model,
         data=prompts.name,
@@ -211,13 +287,14 @@ def _settings(options: EvalOptions, model: str, data: Data, judge: Reward, promp
         num_prompts=len(prompts),
         num_samples=num_samples,
         ks=options.ks or tuple(k_grid(num_samples)),
-        **{name: options.value(name) for name in (*_SAMPLING, "engine", "precision")},
+        **{name: options.value(name) for name in _SAMPLING},
+        **sampler,
         reward=judge.name,
         source=data.source,
         weights=weights_fingerprint(model),
         judge=judge_settings(judge),
         template=data.template,
-        notes=data_notes(data, prompts),
+        notes=notes,
     )
 
 

@@ -1,6 +1,5 @@
 """`ngrpo lab ablation`: the full factorial of NGRPO's mechanisms, its effects, and what `ngrpo report` draws of it."""
 
-import os
 import sys
 import time
 from dataclasses import replace
@@ -15,10 +14,12 @@ from ngrpo.cli.lab_options import (
     Overrides,
     Processes,
     Prompts,
+    Ray,
     Samples,
     Steps,
     World,
     base_model,
+    side_by_side,
     tell,
 )
 
@@ -39,6 +40,7 @@ def ablation(
     ] = 1.0,
     controls: Controls = True,
     processes: Processes = None,
+    ray: Ray = None,
 ) -> None:
     """Take NGRPO apart: calibration x asymmetric clipping x keeping all-wrong groups, all eight combinations.
 
@@ -75,10 +77,9 @@ def ablation(
         clip_scale=clip_scale,
     )
     plan = replace(plan, arms=plan.arms + (control_arms() if controls else ()))
-    console().print(f"Held equal: {'; '.join(plan.held_equal)}.", soft_wrap=True, markup=False)
-    results = run_experiment(
-        folder, plan, command=("ngrpo", *sys.argv[1:]), num_processes=processes or os.cpu_count() or 1
-    )
+    with side_by_side(processes, ray, folder) as (run_tasks, _):
+        console().print(f"Held equal: {'; '.join(plan.held_equal)}.", soft_wrap=True, markup=False)
+        results = run_experiment(folder, plan, command=("ngrpo", *sys.argv[1:]), run_tasks=run_tasks)
     tables, more = analyse(results)
     write_results(folder, tables, more)
     if "no_effects" in more:

@@ -1,6 +1,5 @@
 """`ngrpo lab objectives`."""
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -14,10 +13,12 @@ from ngrpo.cli.lab_options import (
     Overrides,
     Processes,
     Prompts,
+    Ray,
     Samples,
     Steps,
     World,
     base_model,
+    side_by_side,
     tell,
 )
 from ngrpo.cli.plugins import Plugins, load_plugins
@@ -61,6 +62,7 @@ def objectives(
         ),
     ] = True,
     processes: Processes = None,
+    ray: Ray = None,
     plugin: Plugins = None,
 ) -> None:
     """Compare methods from one base model, with everything else held equal, over seeds, with intervals.
@@ -78,6 +80,8 @@ def objectives(
     `ngrpo lab objectives --methods grpo,mine --plugin mine.py --folder runs/mine`
 
     `ngrpo lab objectives --choose-lr --equal-updates`
+
+    `ngrpo lab objectives --seeds 10 --ray 10.0.0.1:6379`
     """
     from ngrpo.lab.arms import resized, with_settings
     from ngrpo.lab.objectives_experiment import ObjectivesSettings, estimate_s, objectives_plan, run_objectives
@@ -99,12 +103,13 @@ def objectives(
         with_controls=controls,
         chooses_rates=choose_lr,
         equal_updates=equal_updates,
-        num_processes=processes or os.cpu_count() or 1,
         command=("ngrpo", *sys.argv[1:]),
     )
     plan = objectives_plan(settings)
     note = console()
-    note.print("Held equal: " + "; ".join(plan.held_equal) + ".", soft_wrap=True, markup=False)
-    minutes = max(1, round(estimate_s(settings) / 60))
-    note.print(f"About {minutes} min in {settings.num_processes} processes, besides a base that has to be built.")
-    tell(folder, run_objectives(settings), started)
+    with side_by_side(processes, ray, folder) as (run_tasks, num_processes):
+        note.print("Held equal: " + "; ".join(plan.held_equal) + ".", soft_wrap=True, markup=False)
+        minutes = max(1, round(estimate_s(settings, num_processes) / 60))
+        note.print(f"About {minutes} min in {num_processes} processes, besides a base that has to be built.")
+        tables = run_objectives(settings, run_tasks)
+    tell(folder, tables, started)

@@ -1,6 +1,5 @@
 """`ngrpo lab sensitivity`: grids over NGRPO's settings, and what `ngrpo report` draws of them."""
 
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -17,10 +16,12 @@ from ngrpo.cli.lab_options import (
     Overrides,
     Processes,
     Prompts,
+    Ray,
     Samples,
     Steps,
     World,
     base_model,
+    side_by_side,
     tell,
 )
 
@@ -45,6 +46,7 @@ def sensitivity(
     ] = False,
     controls: Controls = True,
     processes: Processes = None,
+    ray: Ray = None,
 ) -> None:
     """See how NGRPO depends on its settings: grids, each cell trained with several seeds, and heat maps of them.
 
@@ -94,12 +96,11 @@ def sensitivity(
         return
     folder = folder or Path(f"runs/sensitivity-{world}")
     plan = replace(plan, arms=plan.arms + (control_arms() if controls else ()))
-    note = console()
-    note.print(f"Held equal: {'; '.join(plan.held_equal)}.", soft_wrap=True, markup=False)
-    note.print(f"{len(plan.arms)} arms x {seeds} seeds.", markup=False)
-    results = run_experiment(
-        folder, plan, command=("ngrpo", *sys.argv[1:]), num_processes=processes or os.cpu_count() or 1
-    )
+    with side_by_side(processes, ray, folder) as (run_tasks, _):
+        note = console()
+        note.print(f"Held equal: {'; '.join(plan.held_equal)}.", soft_wrap=True, markup=False)
+        note.print(f"{len(plan.arms)} arms x {seeds} seeds.", markup=False)
+        results = run_experiment(folder, plan, command=("ngrpo", *sys.argv[1:]), run_tasks=run_tasks)
     tables, more = analyse(results, points, advantages)
     write_results(folder, tables, more)
     tell(folder, tables, started)

@@ -115,13 +115,27 @@ def evaluate(
         str | None, typer.Option(help="native (default), vllm, or gold (a control that answers with the gold).")
     ] = None,
     max_rows: Annotated[
-        int | None, typer.Option(min=1, help="Completions decoded at the same time at most. Default: 512.")
+        int | None,
+        typer.Option(min=1, help="Completions decoded at the same time at most. Default: 512; with --server, 64."),
     ] = None,
     cache_gib: Annotated[
         float | None, typer.Option(help="Memory for keys, values and logits of them, in GiB. Default: 4.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto (default), cpu, cuda, mps.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto (default), float32, float64, bfloat16.")] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="local|auto|HOST:PORT",
+            help="Sample on a Ray cluster, a worker per GPU or CPU: one started here, the one here, that head's.",
+        ),
+    ] = None,
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="Sample from an OpenAI-compatible server: http://HOST:8000/v1.")
+    ] = None,
+    served_as: Annotated[
+        str | None, typer.Option("--model", metavar="NAME", help="The model's name at the server. Default: MODEL.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON; several as a list.")] = False,
 ) -> None:
     r"""Sample, grade, and print pass@k, its area, maj@k and more, with intervals over prompts.
@@ -136,6 +150,10 @@ def evaluate(
     `ngrpo eval my/model --data math500 --data amc23 --data aime2025 --preset paper --out evals/mine`
 
     `ngrpo eval my/model --data math500.parquet --samples 16 --temperature 0.6 --top-p 0.95 data.template=paper`
+
+    `ngrpo eval my/model --data math500 --samples 64 --ray 10.0.0.1:6379` (`--ray local`: all processors here)
+
+    `ngrpo eval my/model --data math500 --server http://localhost:8000/v1` (MODEL's tokenizer makes the prompts)
 
     `ngrpo eval --from samples_aime25.jsonl --out evals/theirs --profile lenient`
 
@@ -163,6 +181,9 @@ def evaluate(
             "cache_gib": cache_gib,
             "device": device,
             "precision": precision,
+            "ray": ray,
+            "server": server,
+            "served_as": served_as,
         },
         settings=tuple(settings or ()),
     )

@@ -3,6 +3,7 @@
 Samples are written as they are judged, in no order: which sample a line is, it says itself.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -37,7 +38,8 @@ from ngrpo.types import Completion, Outcome, Prompt
 OnProgress = Callable[[int], None]
 
 CHUNK_TOKENS = 1 << 22
-"""Tokens that the samples of one call of the engine may come to; at some 70 bytes each, they bound the memory."""
+"""Tokens that the samples of one call of the engine may come to, for each process that it samples with; at some 70
+bytes each, they bound the memory."""
 
 MOST_FILLS = 32
 """Most batches of `max_rows` in one call of the engine: only at its end does a batch run empty."""
@@ -117,9 +119,13 @@ def finish(
     reward: Reward,
     *,
     max_rows: int = 512,
+    num_workers: int = 1,
     on_progress: OnProgress | None = None,
 ) -> Summary:
-    """Samples what is missing in a folder that `open_folder` holds, and summarises; see `evaluate`."""
+    """Samples what is missing in a folder that `open_folder` holds, and summarises; see `evaluate`.
+
+    `num_workers` processes of the engine decode `max_rows` completions each: it is given so many times as much at once.
+    """
     write_problems(folder, prompts.prompts)
     is_done = find_done(folder, settings, prompts)
     num_done, total = int(is_done.sum()), is_done.size
@@ -130,7 +136,7 @@ def finish(
             sampler = _Sampler(folder, settings, make_engine(), reward, max_rows, advance)
             missing = missing_requests(settings, prompts, is_done)
             num_fills = min(CHUNK_TOKENS // (max_rows * settings.max_completion_tokens), MOST_FILLS)
-            while chunk := list(islice(missing, max_rows * max(1, num_fills))):
+            while chunk := list(islice(missing, num_workers * max_rows * max(1, num_fills))):
                 sampler.add(chunk)
     return write_summary(folder, settings.ks)
 
@@ -259,9 +265,9 @@ def sample_row(prompt: Prompt, sample: int, completion_text: str, outcome: Outco
 
 
 def made_by(completion: Completion) -> dict[str, Any]:
-    """The part of a line that is known of samples made here."""
+    """The part of a line that is known of samples made here; servers do not say everything."""
     return {
         "finish_reason": completion.finish_reason,
-        "tokens": len(completion.token_ids),
-        "entropy_nats": completion.entropy_nats,
+        **({"tokens": len(completion.token_ids)} if completion.token_ids else {}),
+        **({} if math.isnan(completion.entropy_nats) else {"entropy_nats": completion.entropy_nats}),
     }

@@ -7,7 +7,7 @@ from ngrpo.lab.arms import evaluation_of, run_config, run_name
 from ngrpo.lab.experiment import Results, run_side_by_side
 from ngrpo.lab.experiment_folder import runs_folder
 from ngrpo.lab.jobs import EVAL, Job, failure_of
-from ngrpo.lab.parallel import Task
+from ngrpo.lab.parallel import RunTasks, Task
 from ngrpo.lab.results import Row, read_row
 from ngrpo.lab.updates import Extension, gradient_updates, is_extended, run_extension
 from ngrpo.train.checkpoint import checkpoint_steps
@@ -30,12 +30,12 @@ class EqualUpdates:
     failed: Mapping[str, str]
 
 
-def run_equal_updates(results: Results, *, num_processes: int) -> EqualUpdates:
+def run_equal_updates(results: Results, *, run_tasks: RunTasks) -> EqualUpdates:
     """Lengthens runs that made fewer updates with a gradient than the method with the most, seed by seed.
 
     Args:
         results: Of the comparison at equal rollouts. Controls are left as they are.
-        num_processes: Runs side by side.
+        run_tasks: Runs what is to be run, side by side.
 
     Raises:
         Interrupted: Asked to stop; everything was saved.
@@ -59,7 +59,7 @@ def run_equal_updates(results: Results, *, num_processes: int) -> EqualUpdates:
         folder,
         [Task(extension.job.folder.name, run_extension, extension) for extension in missing],
         {"evaluate": sum(extension.job.num_samples for extension in missing)},
-        num_processes=num_processes,
+        run_tasks=run_tasks,
     )
     failed = {name: f"seed {seed}: {why}" for (name, seed), place in places.items() if (why := failure_of(place))}
     of_arm = {arm.name: [places[arm.name, seed] for seed in plan.seeds] for arm in arms if arm.name not in failed}

@@ -18,7 +18,7 @@ from ngrpo.lab.audit import audit
 from ngrpo.lab.base import cached_base
 from ngrpo.lab.experiment_folder import base_name, keep_base, open_experiment, runs_folder, shown_temperatures
 from ngrpo.lab.jobs import EVAL, Job, failure_of, is_settled, run_job
-from ngrpo.lab.parallel import Task, run_tasks
+from ngrpo.lab.parallel import RunTasks, Task
 from ngrpo.lab.plan import Arm, Plan, Role
 from ngrpo.lab.results import Row, read_row
 from ngrpo.record import console, progress_bar
@@ -51,14 +51,14 @@ class Results:
     base_folder: str = ""
 
 
-def run_experiment(folder: Path, plan: Plan, *, command: Sequence[str], num_processes: int) -> Results:
+def run_experiment(folder: Path, plan: Plan, *, command: Sequence[str], run_tasks: RunTasks) -> Results:
     """Runs what is not on disk yet, and reads it all.
 
     Args:
         folder: The experiment folder; holds this plan already, or nothing.
         plan: What to run.
         command: The command line, for the record.
-        num_processes: Runs side by side.
+        run_tasks: Runs what is to be run, side by side.
 
     Raises:
         RunFolderError: The folder holds another plan, or was begun from other weights.
@@ -72,7 +72,7 @@ def run_experiment(folder: Path, plan: Plan, *, command: Sequence[str], num_proc
     open_experiment(folder, plan, command, audit=audit(plan.setup, [config.data for config in configs]))
     base = find_base(plan.model, plan.base_steps)
     keep_base(folder, base)
-    sharp_temperature = choose_temperature(folder, plan, base, num_processes)
+    sharp_temperature = choose_temperature(folder, plan, base, run_tasks)
     evaluation = evaluation_of(plan)
     trained = [
         Job(place, base, run_config(plan, arm, seed, base=base, folder=place), evaluation, plan.plugins)
@@ -88,7 +88,7 @@ def run_experiment(folder: Path, plan: Plan, *, command: Sequence[str], num_proc
             for temperature in shown_temperatures(plan)
         ),
     ]
-    run_jobs(folder, [*trained, *bases], num_processes=num_processes)
+    run_jobs(folder, [*trained, *bases], run_tasks=run_tasks)
     return replace(read_results(folder, plan), base_folder=base)
 
 
@@ -116,7 +116,7 @@ def find_base(model: str, num_steps: int | None = None) -> str:
     return str(folder)
 
 
-def choose_temperature(folder: Path, plan: Plan, base: str, num_processes: int) -> float:
+def choose_temperature(folder: Path, plan: Plan, base: str, run_tasks: RunTasks) -> float:
     """The temperature of the sharpened base: of several, the one with the best pass@1 on validation prompts.
 
     Sharper sampling is the cheapest way to a higher pass@1. A training method that is not compared with the best of it
@@ -133,18 +133,18 @@ def choose_temperature(folder: Path, plan: Plan, base: str, num_processes: int) 
         )
         for temperature in plan.sharp_temperatures
     }
-    run_jobs(folder, list(jobs.values()), num_processes=num_processes)
+    run_jobs(folder, list(jobs.values()), run_tasks=run_tasks)
     scores = {temperature: read_row("", [job.folder / EVAL]).pass_at_k[1].estimate for temperature, job in jobs.items()}
     return max(scores, key=lambda temperature: (scores[temperature], temperature))
 
 
-def run_jobs(folder: Path, jobs: Sequence[Job], *, num_processes: int) -> None:
+def run_jobs(folder: Path, jobs: Sequence[Job], *, run_tasks: RunTasks) -> None:
     """Does what of some jobs is not on disk yet, side by side.
 
     Args:
         folder: The experiment folder, for messages.
         jobs: The longest work first.
-        num_processes: At the same time.
+        run_tasks: Runs them.
 
     Raises:
         Interrupted: Asked to stop; everything was saved.
@@ -152,17 +152,17 @@ def run_jobs(folder: Path, jobs: Sequence[Job], *, num_processes: int) -> None:
     todo = [job for job in jobs if not is_settled(job)]
     totals = {"train": sum(job.num_steps for job in todo), "evaluate": sum(job.num_samples for job in todo)}
     tasks = [Task(job.folder.name, run_job, job) for job in todo]
-    run_side_by_side(folder, tasks, totals, num_processes=num_processes)
+    run_side_by_side(folder, tasks, totals, run_tasks=run_tasks)
 
 
-def run_side_by_side(folder: Path, tasks: Sequence[Task], totals: Mapping[str, int], *, num_processes: int) -> None:
+def run_side_by_side(folder: Path, tasks: Sequence[Task], totals: Mapping[str, int], *, run_tasks: RunTasks) -> None:
     """Runs tasks with a bar for each kind of work.
 
     Args:
         folder: The experiment folder, for messages.
         tasks: What to run; may be none.
         totals: Rollout steps of `train`, samples of `evaluate`; what has no total has no bar.
-        num_processes: At the same time.
+        run_tasks: Runs them.
 
     Raises:
         Interrupted: Asked to stop; everything was saved.
@@ -182,7 +182,7 @@ def run_side_by_side(folder: Path, tasks: Sequence[Task], totals: Mapping[str, i
                 progress.advance(bars[counter], count)
 
         try:
-            run_tasks(tasks, num_processes=num_processes, report=report)
+            run_tasks(tasks, report=report)
         except Interrupted:
             raise Interrupted(
                 f"stopped; every run below {folder} saved its last finished step and every finished sample. The same "

@@ -12,6 +12,7 @@ from typing import Any
 
 from ngrpo.errors import NumericsError
 from ngrpo.lab.experiment import run_experiment
+from ngrpo.lab.parallel import RunTasks
 from ngrpo.lab.plan import Arm, Plan
 
 GRID_FACTORS = (0.3, 1.0, 3.0)
@@ -64,7 +65,7 @@ def grid_around(lr: float) -> tuple[float, ...]:
 
 
 def choose_rates(
-    folder: Path, plan: Plan, *, grid: Sequence[float], command: Sequence[str], num_processes: int
+    folder: Path, plan: Plan, *, grid: Sequence[float], command: Sequence[str], run_tasks: RunTasks
 ) -> RateChoice:
     """Trains every arm of a plan at every rate, and chooses.
 
@@ -73,7 +74,7 @@ def choose_rates(
         plan: Of which the arms are tuned.
         grid: Rates, rising.
         command: The command line, for the record.
-        num_processes: Runs side by side.
+        run_tasks: Runs what is to be run, side by side.
 
     Raises:
         NumericsError: An arm failed at every rate.
@@ -90,7 +91,7 @@ def choose_rates(
         split="validation",
         sharp_temperatures=plan.sharp_temperatures[:1],
     )
-    results = run_experiment(folder / "learning_rate", search, command=command, num_processes=num_processes)
+    results = run_experiment(folder / "learning_rate", search, command=command, run_tasks=run_tasks)
     scores: dict[str, dict[float, float | None]] = {arm.name: {} for arm in plan.arms}
     for (name, rate), arm in at.items():
         row = results.rows.get(arm.name)

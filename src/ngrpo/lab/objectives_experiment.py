@@ -15,6 +15,7 @@ from ngrpo.lab.equal_updates import EqualUpdates, run_equal_updates
 from ngrpo.lab.experiment import Results, read_results, run_experiment
 from ngrpo.lab.experiment_folder import check_before_search
 from ngrpo.lab.learning_rate import GRID_FACTORS, MAX_SAMPLES, NUM_SEEDS, choose_rates, grid_around, with_rate
+from ngrpo.lab.parallel import RunTasks
 from ngrpo.lab.plan import SHARP_TEMPERATURE, Arm, Plan
 from ngrpo.lab.results import Row
 from ngrpo.lab.setups import Setup
@@ -41,7 +42,6 @@ class ObjectivesSettings:
         with_controls: Whether the entropy bonus, the random reward and a grid of temperatures are run too.
         chooses_rates: Whether a learning rate is chosen for each method; else all have the setup's.
         equal_updates: Whether methods are compared at equal numbers of updates too.
-        num_processes: Runs side by side.
         command: The command line, for the record.
     """
 
@@ -55,12 +55,15 @@ class ObjectivesSettings:
     with_controls: bool = True
     chooses_rates: bool = False
     equal_updates: bool = False
-    num_processes: int = 2
     command: tuple[str, ...] = ()
 
 
-def run_objectives(settings: ObjectivesSettings) -> list[Table]:
+def run_objectives(settings: ObjectivesSettings, run_tasks: RunTasks) -> list[Table]:
     """Runs what is not on disk yet, and writes `results.json` and `results.md`.
+
+    Args:
+        settings: What is asked.
+        run_tasks: Runs what is to be run, side by side.
 
     Raises:
         ConfigError: A method is unknown, named twice, or needs a parameter; a schedule ends with the run and is to be
@@ -70,9 +73,9 @@ def run_objectives(settings: ObjectivesSettings) -> list[Table]:
     """
     plan = objectives_plan(settings)
     if settings.chooses_rates:
-        plan = with_chosen_rates(settings, plan)
-    results = run_experiment(settings.folder, plan, command=settings.command, num_processes=settings.num_processes)
-    equal = run_equal_updates(results, num_processes=settings.num_processes) if settings.equal_updates else None
+        plan = with_chosen_rates(settings, plan, run_tasks)
+    results = run_experiment(settings.folder, plan, command=settings.command, run_tasks=run_tasks)
+    equal = run_equal_updates(results, run_tasks=run_tasks) if settings.equal_updates else None
     tables = objectives_tables(results, equal)
     failed = {**results.failed, **(equal.failed if equal else {})}
     write_results(settings.folder, tables, {"failed": failed, **plan.notes})
@@ -84,7 +87,7 @@ TRAINED_COMPLETION_S, SAMPLE_S, RUN_S = 7e-4, 4e-4, 3.0
 measured in countdown with its own base on two busy cores. The bars know better as soon as runs are under way."""
 
 
-def estimate_s(settings: ObjectivesSettings) -> float:
+def estimate_s(settings: ObjectivesSettings, num_processes: int) -> float:
     """About how long it takes from nothing, without a base model that has to be built, in seconds."""
     plan, setup = objectives_plan(settings), settings.setup
     rollout = run_settings(setup).rollout
@@ -95,7 +98,7 @@ def estimate_s(settings: ObjectivesSettings) -> float:
     num_evaluations = len(plan.arms) * plan.num_seeds + 2 + len(plan.sharp_temperatures)
     num_trained = len(plan.arms) * plan.num_seeds + num_searched
     of_trained = num_trained * (trained * TRAINED_COMPLETION_S + RUN_S)
-    return (of_trained + (num_evaluations * sampled + num_searched * searched) * SAMPLE_S) / settings.num_processes
+    return (of_trained + (num_evaluations * sampled + num_searched * searched) * SAMPLE_S) / num_processes
 
 
 def objectives_plan(settings: ObjectivesSettings) -> Plan:
@@ -119,7 +122,7 @@ def objectives_plan(settings: ObjectivesSettings) -> Plan:
     )
 
 
-def with_chosen_rates(settings: ObjectivesSettings, plan: Plan) -> Plan:
+def with_chosen_rates(settings: ObjectivesSettings, plan: Plan, run_tasks: RunTasks) -> Plan:
     """The plan with a learning rate for each method; controls get that of the method they are a variant of.
 
     Raises:
@@ -132,7 +135,7 @@ def with_chosen_rates(settings: ObjectivesSettings, plan: Plan) -> Plan:
         methods,
         grid=grid_around(run_settings(settings.setup).optim.lr),
         command=settings.command,
-        num_processes=settings.num_processes,
+        run_tasks=run_tasks,
     )
     arms = tuple(with_rate(arm, rate) if (rate := choice.rates.get(arm.objective)) else arm for arm in plan.arms)
     held = (*plan.held_equal, "but for the learning rate, chosen for each method on validation prompts")

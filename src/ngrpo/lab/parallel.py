@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 from ngrpo.errors import Interrupted, NgrpoError
 
@@ -29,6 +29,13 @@ class Task:
     name: str
     function: Callable[[Report, Any], None]
     argument: Any
+
+
+class RunTasks(Protocol):
+    """Runs tasks somewhere: `run_tasks` with its number of processes given does so on the cores of this machine."""
+
+    def __call__(self, tasks: Sequence[Task], *, report: Report) -> None:
+        """As `run_tasks`."""
 
 
 def run_tasks(tasks: Sequence[Task], *, num_processes: int, report: Report) -> None:

@@ -9,6 +9,7 @@ and that all-right groups are left out of the loss.
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ngrpo.lab.base import NUM_STEPS
 from ngrpo.lab.experiment import run_experiment
 from ngrpo.lab.experiment_folder import runs_folder
 from ngrpo.lab.figures import draw_quickstart
+from ngrpo.lab.parallel import run_tasks
 from ngrpo.lab.plan import Arm, Plan
 from ngrpo.lab.results import Row
 from ngrpo.lab.tables import (
@@ -76,7 +78,8 @@ def quickstart(settings: QuickstartSettings) -> list[Row]:
     """
     plan = quickstart_plan(settings)
     command = ("ngrpo", *sys.argv[1:])
-    results = run_experiment(settings.folder, plan, command=command, num_processes=settings.num_processes)
+    side_by_side = partial(run_tasks, num_processes=settings.num_processes)
+    results = run_experiment(settings.folder, plan, command=command, run_tasks=side_by_side)
     if results.failed:
         raise NgrpoError(" ".join(f"{name}: {why}" for name, why in results.failed.items()))
     rows = [results.base, results.sharp, *(results.rows[method] for method in METHODS)]

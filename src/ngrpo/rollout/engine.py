@@ -78,6 +78,16 @@ def uniforms(keys: Sequence[tuple[int, ...]], count: int) -> np.ndarray:
     return np.stack(rows) if rows else np.empty((0, count))
 
 
+def seed_of(key: tuple[int, ...]) -> int:
+    """A seed below 2**31 for engines that draw their own random numbers: one for each completion.
+
+    Example:
+        >>> seed_of((0, 0, 1, 2, 3)) == seed_of((0, 0, 1, 2, 3)) != seed_of((0, 0, 1, 2, 4))
+        True
+    """
+    return int(np.random.SeedSequence(key).generate_state(1)[0]) >> 1
+
+
 class Engine(Protocol):
     """Samples completions. Returns one per request, in the order of the requests."""
 
