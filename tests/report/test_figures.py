@@ -421,6 +421,31 @@ def test_one_seed_establishes_no_effect_and_no_cell():
     assert "established" not in figure.caption
 
 
+def test_what_all_settings_are_compared_with_is_a_point_and_established_ones_have_a_star():
+    axis = {"axis": "clip_ratio", "x_name": "clip_low / clip_high", "y_name": None}
+    grid = [
+        cell_of_grid(0.667, None, 27.3, None, **axis),
+        cell_of_grid(1.0, None, 27.0, -0.3, **axis) | {"difference": {
+            "estimate": -0.3, "low": -1.0, "high": 0.4, "unit": "points", "established": False}},
+        cell_of_grid(3.0, None, 23.0, -4.3, **axis),
+    ]  # fmt: skip
+    (figure,) = grid_figures("x", {"grid": grid}, Notices())
+    assert [(row["x"], row["estimate"], row["low"], row["high"], row["star"]) for row in rows_of(figure)] == [
+        ("0.667", 0.0, 0.0, 0.0, ""), ("1", -0.3, -1.0, 0.4, ""), ("3", -4.3, -5.3, -3.3, "*"),
+    ]  # fmt: skip
+    assert "* An established difference" in figure.caption
+
+
+def test_differences_in_nats_have_their_unit_and_digits_that_show_them():
+    axis = {"axis": "clip", "x_name": "clip_low", "y_name": "clip_high"}
+    cells = [cell_of_grid(0.16, 0.24, 0.534, None, **axis), cell_of_grid(0.08, 0.24, 0.587, 0.053, **axis)]
+    in_nats = [cell | {"quantity": "entropy", "unit": "nats"} for cell in cells]
+    in_nats[1]["difference"] |= {"unit": "nats", "established": True}
+    (figure,) = grid_figures("x", {"grid": in_nats}, Notices())
+    assert [row["text"] for row in rows_of(figure)] == ["0.587 (+0.053*)", "0.534"]
+    assert "difference in entropy (nats)" in json.dumps(figure.spec)
+
+
 def test_differences_are_drawn_along_a_setting_where_there_are_any():
     more = {"axis": "group_size", "x_name": "group_size", "y_name": "method"}
     grid = [

@@ -68,14 +68,17 @@ def _figure(prefix: str, prompts: str, axis: str, quantity: str, entries: Sequen
     is_grid = all(isinstance(entry["y"], int | float) for entry in entries)
     compared = [entry for entry in entries if entry["difference"]]
     where = "" if prompts == "all" else f" on {prompts} prompts"
+    unit = compared[0]["difference"].get("unit", "points") if compared else first["unit"]
+    title = f"difference in {quantity} ({unit})" if compared else f"{quantity} ({unit})"
     if is_grid:
-        spec = _map(entries, x_name, y_name, quantity)
+        spec = _map(entries, x_name, y_name, title)
         how = "Colour: the difference from the published setting, paired by seed and prompt." if compared else ""
     elif compared:
-        spec = _line(compared, x_name, f"difference in {quantity} ({compared[0]['difference'].get('unit', 'points')})")
+        # What all are compared with is a point of the line; where each has a reference of its own, none is.
+        spec = _line([entry for entry in entries if entry["difference"] or not y_name], x_name, title)
         how = f"Differences from {_references(compared)}, paired by seed and prompt, with 95 % intervals."
     else:
-        spec = _line(entries, x_name, f"{quantity} ({first['unit']})")
+        spec = _line(entries, x_name, title)
         how = "With 95 % intervals."
     stars = " * An established difference." if any(entry["difference"]["established"] for entry in compared) else ""
     told = "; ".join(f"{_place(entry)} {_text(entry)}" for entry in entries)
@@ -97,11 +100,11 @@ def _references(compared: Sequence[Entry]) -> str:
     return names.pop() if len(names) == 1 else "the arm of the same setting that each is paired with"
 
 
-_NO_DIFFERENCE = {"estimate": 0.0}
+_NO_DIFFERENCE = {"estimate": 0.0, "low": 0.0, "high": 0.0}
 """Of the published setting from itself."""
 
 
-def _map(entries: Sequence[Entry], x_name: str, y_name: str, quantity: str) -> dict[str, Any]:
+def _map(entries: Sequence[Entry], x_name: str, y_name: str, title: str) -> dict[str, Any]:
     """A heat map of differences where there are any, else of estimates."""
     has_differences = any(entry["difference"] for entry in entries)
     rows = [
@@ -114,7 +117,6 @@ def _map(entries: Sequence[Entry], x_name: str, y_name: str, quantity: str) -> d
         }
         for entry in sorted(entries, key=lambda entry: (-entry["y"], entry["x"]))
     ]  # fmt: skip
-    title = f"difference in {quantity} (points)" if has_differences else f"{quantity} ({entries[0]['unit']})"
     xs, ys = (list(dict.fromkeys(row[axis] for row in rows)) for axis in ("x", "y"))
     xs.sort(key=float)
     return heat_map(rows, xs=xs, ys=ys, x_title=x_name, y_title=y_name, value_title=title, is_signed=has_differences)
@@ -122,10 +124,13 @@ def _map(entries: Sequence[Entry], x_name: str, y_name: str, quantity: str) -> d
 
 def _line(entries: Sequence[Entry], x_name: str, title: str) -> dict[str, Any]:
     """Differences, or where there are none estimates, with intervals along one setting; a line for each method."""
+    has_differences = any(entry["difference"] for entry in entries)
     rows = [
         {"x": f"{entry['x']:.3g}", "arm": str(entry["y"] or "ngrpo"), "text": _text(entry)}
-        | {name: rounded((entry["difference"] or entry)[name]) for name in ("estimate", "low", "high")}
+        | {name: rounded(shown[name]) for name in ("estimate", "low", "high")}
+        | {"star": "*" if shown.get("established") else ""}
         for entry in sorted(entries, key=lambda entry: entry["x"])
+        for shown in [entry["difference"] or _NO_DIFFERENCE if has_differences else entry]
     ]
     arms = styled({row["arm"]: [] for row in rows})
     xs = list(dict.fromkeys(row["x"] for row in rows))
@@ -143,8 +148,9 @@ def _line(entries: Sequence[Entry], x_name: str, title: str) -> dict[str, Any]:
     ends = base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q", title=title), y2="high:Q", xOffset=offset)
     tips = ["arm:N", alt.Tooltip("x:O", title=x_name), alt.Tooltip("text:N", title=title)]
     points = base.mark_point(filled=True, size=50).encode(y="estimate:Q", xOffset=offset, tooltip=tips)
-    zero = [zero_line().encode(y=alt.Y("zero:Q", title=title))] if any(entry["difference"] for entry in entries) else []
-    return specification(alt.layer(*zero, line, ends, points).properties(height=280), rows)
+    stars = base.mark_text(dx=9, fontSize=16).encode(y="estimate:Q", text="star:N", xOffset=offset)
+    zero = [zero_line().encode(y=alt.Y("zero:Q", title=title))] if has_differences else []
+    return specification(alt.layer(*zero, line, ends, points, stars).properties(height=280), rows)
 
 
 def _advantages(prefix: str, table: Sequence[Entry]) -> list[Figure]:
@@ -193,12 +199,12 @@ def _place(entry: Entry) -> str:
 
 
 def _text(entry: Entry) -> str:
-    """The number, and its difference from the reference: `27.3 (+0.4*)`."""
-    number = f"{entry['estimate']:.1f}" if entry["unit"] in ("percent", "points") else f"{entry['estimate']:.3g}"
-    difference = entry["difference"]
+    """The number, and its difference from the reference: `27.3 (+0.4*)`, in nats `0.534 (-0.052*)`."""
+    digits = 1 if entry["unit"] in ("percent", "points") else 3
+    number, difference = f"{entry['estimate']:.{digits}f}", entry["difference"]
     if not difference:
         return number
-    return f"{number} ({difference['estimate']:+.1f}{'*' * bool(difference['established'])})"
+    return f"{number} ({difference['estimate']:+.{digits}f}{'*' * bool(difference['established'])})"
 
 
 def _numbers(entry: Entry) -> tuple[Any, ...]:

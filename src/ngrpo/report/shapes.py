@@ -113,7 +113,7 @@ def heat_map(
         y=alt.Y("y:O", sort=list(ys), title=y_title, axis=alt.Axis(labelLimit=150)),
     )
     tip = [alt.Tooltip("tip:N", title="tip")] if any("tip" in row for row in rows) else []
-    legend = alt.Legend(orient="bottom", format=value_format, gradientLength=180)
+    legend = alt.Legend(orient="bottom", format=value_format, gradientLength=180, titleLimit=400)
     cells = base.mark_rect(stroke="#88888844").encode(
         color=alt.Color("value:Q", title=value_title, scale=scale, legend=legend),
         tooltip=[
