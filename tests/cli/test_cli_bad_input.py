@@ -124,7 +124,7 @@ def test_other_commands_refuse(refused, mistakes, no_models, arguments, message)
         (["data.limt=3"], r"there is no setting data\.limt.*Did you mean data\.limit\?"),
         (["optim.lr=3"], r"optim\.lr is of no use here"),
         (["--engine", "abacus"], r"--engine 'abacus' is none of native, vllm, gold"),
-        (["--engine", "vllm"], r"engine 'vllm' needs vllm: pip install"),
+        (["--engine", "vllm"], r"engine 'vllm' needs a GPU and vllm: pip install"),
         (["--precision", "float16"], r"--precision 'float16' is none of auto, float32, float64, bfloat16"),
         (["--device", "abacus"], r"'abacus' is not usable here"),
         (["--max-completion-tokens", "200"], r"--max-completion-tokens = 200 leaves no room for a prompt"),

@@ -4,6 +4,7 @@ import json
 import re
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet
@@ -14,7 +15,7 @@ from ngrpo import objectives
 from ngrpo.cli import launch_command
 from ngrpo.config import load_config, preset_names
 from ngrpo.config.fields import field_table, section_of
-from ngrpo.errors import ConfigError, DataError, MissingExtraError, RewardError, RunFolderError
+from ngrpo.errors import CheckpointError, ConfigError, DataError, MissingExtraError, RewardError, RunFolderError
 from ngrpo.integrations import verl_cluster, verl_launch, verl_status
 from ngrpo.integrations.verl_config import LaunchFiles, Machines, hydra_arguments, translate
 from ngrpo.integrations.verl_data import VERBATIM_TEMPLATE, write_prompts
@@ -137,6 +138,12 @@ def test_dry_run_prints_the_command_and_writes_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_setting_of_verls_that_sets_nothing_is_refused():
+    with pytest.raises(ConfigError, match=r"--verl 'data\.seed' sets nothing\. Give KEY=VALUE"):
+        invoke("paper/ngrpo", "--dry-run", "--verl", "data.seed")
+    assert invoke("paper/ngrpo", "--dry-run", "--verl", "~data.seed").stdout.rstrip().endswith("'~data.seed'")
+
+
 def test_keys_prints_what_becomes_of_each():
     lines = invoke("paper/ngrpo", "--keys").stdout.splitlines()
     assert "optim.lr\ttranslated\tactor_rollout_ref.actor.optim.lr" in lines
@@ -251,7 +258,15 @@ def test_the_script_runs_the_very_arguments(run, tmp_path, monkeypatch):
     done = subprocess.run(["/bin/sh", str(script), "trainer.nnodes=1"], capture_output=True, text=True, check=False)
     expected = ["-m", verl_launch.MAIN, *verl_launch.arguments_for(config, Machines()), "trainer.nnodes=1"]
     assert done.stdout.splitlines() == expected
-    assert verl_launch.start(script) == 3  # its exit code is ours
+
+
+def test_the_command_takes_the_place_of_the_launch(tmp_path):
+    """So that a signal for the launch is verl's, and verl's exit code the launch's."""
+    (tmp_path / "launch.sh").write_text("echo $$\nexit 3\n")
+    code = f"from ngrpo.integrations.verl_launch import start; start({str(tmp_path / 'launch.sh')!r})"
+    started = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    out, _ = started.communicate()
+    assert (int(out), started.returncode) == (started.pid, 3)
 
 
 def test_a_folder_that_is_taken_and_one_that_is_not_there(run):
@@ -266,6 +281,20 @@ def test_a_folder_that_is_taken_and_one_that_is_not_there(run):
     verl_launch.prepare(config, [*arguments, "trainer.total_training_steps=9"], resume=True)
     assert "trainer.total_training_steps=9" in script.read_text()
     assert (script.parent / "train.parquet").stat().st_mtime_ns == before
+
+
+def test_a_run_goes_on_with_its_own_settings_but_for_those_that_may_change(run):
+    """Prompts are not written again: another template would be in run.toml and nowhere else."""
+    folder = prepared(run()).parent
+    before = (folder / "run.toml").read_text()
+    for change, said in (("data.template='{prompt}!'", "data.template"), ("reward.profile=lenient", "reward.profile")):
+        config = run(change)
+        with pytest.raises(CheckpointError, match=f"was started with other settings:\n  {re.escape(said)}: "):
+            verl_launch.prepare(config, [], resume=True)
+    assert (folder / "run.toml").read_text() == before
+    verl_launch.prepare(run("reward.timeout_s=9", "train.num_steps=99"), [], resume=True)
+    assert json.loads((folder / "reward.json").read_text())["reward"]["timeout_s"] == 9
+    assert load_config(folder / "run.toml").train.num_steps == 99
 
 
 def test_too_few_prompts_for_a_step(run):

@@ -141,6 +141,17 @@ def test_the_census_counts_every_group_sampled(sampled, tmp_path):
     assert mixed["prompt"].startswith("p-u")
 
 
+def test_steps_that_are_made_again_are_written_once(sampled, tmp_path):
+    """A killed run goes on at a checkpoint: lines of later steps are from before, one of them torn."""
+    file = tmp_path / "groups.jsonl"
+    earlier = "".join(json.dumps({"step": step, "prompt": "from before"}) + "\n" for step in (0, 1, 2))
+    file.write_text(earlier + '{"step": 3, "pro')
+    sampled([MIXED, MIXED, WRONG], groups_file=str(file))  # step 1
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 1, 1, 1]
+    assert [row["prompt"] == "from before" for row in rows] == [True, False, False, False]
+
+
 def test_refilling_ends_after_max_batches_where_verls_does_not(sampled):
     """All groups right: after three batches of two the step goes on with what comes."""
     queue, batch, metrics = sampled([RIGHT] * 100, batch_size=2, max_batches=3)

@@ -86,13 +86,13 @@ def test_every_request_is_asked_once_with_a_seed_of_its_own_and_answers_go_where
     completions = engine_at(server).sample(
         requests, Sampling(7, 0.6, top_p=0.9), on_completions=lambda *ended: told.append(ended)
     )
-    assert [each.text for each in completions] == [str(seed_of(request.key)) for request in requests]
+    assert [each.text for each in completions] == [str(seed_of(request.key, num_bits=31)) for request in requests]
     assert len({each.text for each in completions}) == len(requests)
     assert sorted(index for (index,), _ in told) == list(range(len(requests)))
     assert all(completions[index] is completion for (index,), (completion,) in told)
     assert len(server.bodies) == len(requests)
     assert set(server.keys) == {"Bearer open sesame"}
-    body = next(body for body in server.bodies if body["seed"] == seed_of(requests[0].key))
+    body = next(body for body in server.bodies if body["seed"] == seed_of(requests[0].key, num_bits=31))
     assert body == {
         "model": "tiny", "prompt": requests[0].prompt.text, "max_tokens": 7, "temperature": 0.6, "top_p": 0.9,
         "seed": body["seed"],
@@ -101,7 +101,7 @@ def test_every_request_is_asked_once_with_a_seed_of_its_own_and_answers_go_where
 
 def test_what_a_server_says_of_a_completion_is_kept_and_nothing_is_made_up(server):
     def say(body):
-        counts = {"usage": {"completion_tokens": 2}} if body["seed"] == seed_of((0,)) else {}
+        counts = {"usage": {"completion_tokens": 2}} if body["seed"] == seed_of((0,), num_bits=31) else {}
         return 200, {}, {"choices": [{"text": "4", "finish_reason": "length"}], **counts}
 
     server.say = say
@@ -153,12 +153,12 @@ def test_what_may_pass_is_asked_again_and_nothing_is_lost(server, trouble):
 
     server.say = say
     completions = engine_at(server).sample(requests_of(2), Sampling(4))
-    assert [each.text for each in completions] == [str(seed_of(request.key)) for request in requests_of(2)]
+    assert [each.text for each in completions] == [str(seed_of(request.key, num_bits=31)) for request in requests_of(2)]
     assert len(server.bodies) == 2 * len(completions)
 
 
 def test_a_server_that_stays_broken_is_given_up_and_what_ended_was_told(server):
-    first = seed_of(requests_of(1)[0].key)
+    first = seed_of(requests_of(1)[0].key, num_bits=31)
     server.say = lambda body: echo(body) if body["seed"] == first else (503, {}, {"error": "no memory"})
     told = []
     message = rf"gave no completion in {MOST_TRIES} tries; the last: 503 .*no memory.*the same command goes on"

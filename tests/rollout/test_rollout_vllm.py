@@ -2,11 +2,13 @@
 
 import dataclasses
 import os
+import random
 import tomllib
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +16,8 @@ from helpers import EOS, MAX_POSITIONS, make_prompts, small_policy
 from model_kinds import kind_policy
 from ngrpo.errors import ConfigError, MissingExtraError, ModelError, NumericsError
 from ngrpo.rollout import SampleRequest, Sampling, engine_for, logprobs_are_exact, random_key, vllm
-from ngrpo.rollout.vllm import VllmEngine, check_vllm, seed_of
+from ngrpo.rollout.engine import seed_of
+from ngrpo.rollout.vllm import VllmEngine, check_vllm
 from ngrpo.rollout.weights import named_weights
 
 LIMIT = Sampling(6)
@@ -106,7 +109,7 @@ def test_each_request_as_vllm_gets_it(vllm_stand_in):
     completions = engine.sample(asked, Sampling(6, 0.7, top_p=0.9, top_k=5))
     added = engine._llm.llm_engine.added
     assert [each.prompt for each in added] == [request.prompt.token_ids for request in asked]
-    assert [each.params.seed for each in added] == [seed_of(request.key) for request in asked]
+    assert [each.params.seed for each in added] == [seed_of(request.key, num_bits=63) for request in asked]
     assert len({each.params.seed for each in added}) == len(asked)
     params = added[0].params
     assert (params.temperature, params.top_p, params.top_k, params.max_tokens) == (0.7, 0.9, 5, 6)
@@ -114,11 +117,26 @@ def test_each_request_as_vllm_gets_it(vllm_stand_in):
     assert 7 in {each.token_ids[-1] for each in completions if each.finish_reason == "eos"}
 
 
-def test_seeds_are_of_63_bits():
-    seeds = [seed_of((seed, 0, 0, 0, sample)) for seed in range(20) for sample in range(20)]
+@pytest.mark.parametrize("num_bits", [31, 63])
+def test_seeds_have_all_their_bits_and_no_more(num_bits):
+    seeds = [seed_of((seed, 0, 0, 0, sample), num_bits=num_bits) for seed in range(20) for sample in range(20)]
     assert len(set(seeds)) == 400
-    assert 0 <= min(seeds) < 2**60
-    assert 2**62 < max(seeds) < 2**63
+    assert 0 <= min(seeds) < 2 ** (num_bits - 3)
+    assert 2 ** (num_bits - 1) < max(seeds) < 2**num_bits
+
+
+def test_the_random_numbers_of_the_process_go_on_as_they_were(vllm_stand_in):
+    """Those of others: a reward of the user's may draw from them, and would be the same in every run."""
+
+    policy = small_policy()
+    drawn = []
+    for make in (lambda: None, lambda: VllmEngine(policy)):
+        random.seed(5)
+        np.random.seed(5)  # noqa: NPY002
+        torch.manual_seed(5)
+        make()
+        drawn.append((random.random(), np.random.rand(), float(torch.rand(()))))  # noqa: NPY002
+    assert drawn[0] == drawn[1]
 
 
 def test_the_entropy_is_estimated_from_the_tokens(vllm_stand_in):
@@ -243,6 +261,20 @@ def test_a_cache_without_room_is_said_and_one_with_little_room_shortens(vllm_sta
 # --- what goes wrong while sampling ---
 
 
+@pytest.mark.parametrize("tag", ["weights", "kv_cache"])
+def test_a_gpu_that_is_full_when_it_wakes_is_said_with_what_to_do(vllm_stand_in, monkeypatch, tag):
+    engine, wake_up = VllmEngine(small_policy()), vllm_stand_in.LLM.wake_up
+
+    def full(self, tags=None):
+        if tags == [tag]:
+            raise RuntimeError("CUDA Error: out of memory at cumem_allocator.cpp:139")
+        wake_up(self, tags)
+
+    monkeypatch.setattr(vllm_stand_in.LLM, "wake_up", full)
+    with pytest.raises(ModelError, match=r"does not wake \(CUDA Error: out of memory at .*Lower rollout\.cache_gib"):
+        engine.sample(requests(), LIMIT)
+
+
 def test_broken_weights_are_noticed(vllm_stand_in):
     policy = small_policy()
     engine = VllmEngine(policy)
@@ -306,9 +338,9 @@ def test_other_versions_are_refused(vllm_stand_in, monkeypatch, version, is_fine
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here")
 def test_a_missing_extra_is_named():
-    with pytest.raises(MissingExtraError, match=r"needs vllm: pip install \"ngrpo\[vllm\]\""):
+    with pytest.raises(MissingExtraError, match=r"needs a GPU and vllm: pip install \"ngrpo\[vllm\]\""):
         check_vllm(**FINE)
-    with pytest.raises(MissingExtraError, match="needs vllm"):
+    with pytest.raises(MissingExtraError, match="needs a GPU and vllm"):
         VllmEngine(small_policy())
 
 

@@ -71,6 +71,9 @@ def verl(
             f"--nodes {nodes} needs a Ray cluster of that many machines: `ray start --head` on one, `ray start "
             "--address=HOST:6379` on the others, then --ray-address auto here."
         )
+    for each in setting or []:
+        if "=" not in each and not each.startswith("~"):
+            raise ConfigError(f"--verl {each!r} sets nothing. Give KEY=VALUE in Hydra's words, or ~KEY to remove one.")
     arguments = verl_launch.arguments_for(config, Machines(nodes, gpus, ray_address), setting or [])
     if keys:
         for key, fate, text in verl_launch.explain(config):
@@ -86,4 +89,4 @@ def verl(
         check_cluster(ray_address)
     script = verl_launch.prepare(config, arguments, resume=resume)
     typer.echo(f"starting {script}", err=True)
-    raise typer.Exit(verl_launch.start(script))
+    verl_launch.start(script)

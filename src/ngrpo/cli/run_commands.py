@@ -22,7 +22,7 @@ def train(
 ) -> None:
     """Train a model; everything goes to the run folder, `runs/NAME`.
 
-    Ctrl-C (or SIGTERM) saves and leaves; the same command with `--resume` goes on, number for number.
+    Ctrl-C (or SIGTERM) saves and leaves; the same command with `--resume` goes on, number for number on a CPU.
 
     For example:
 

@@ -27,7 +27,8 @@ def check_cluster(address: str) -> None:
 
     def complaint_of(program: str) -> str:  # a function inside: Ray sends its code, for machines without this package
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-        return "" if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        return "" if done.returncode == 0 else said[-1]
 
     try:
         ray.init(address=address, log_to_driver=False)

@@ -54,6 +54,11 @@ class LaunchFiles:
     folder: Path
 
     @property
+    def run(self) -> Path:
+        """The run file."""
+        return self.folder / "run.toml"
+
+    @property
     def train(self) -> Path:
         """Prompts."""
         return self.folder / "train.parquet"

@@ -3,20 +3,19 @@
 import json
 import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from ngrpo.config import RunConfig, resolved, to_toml
+from ngrpo.config import RunConfig, load_config, resolved, to_toml
 from ngrpo.errors import DataError, RunFolderError
 from ngrpo.integrations.verl_config import LaunchFiles, Machines, hydra_arguments, translate
 from ngrpo.integrations.verl_data import write_prompts
 from ngrpo.integrations.verl_keys import KEYS
 from ngrpo.policy import load_tokenizer
 from ngrpo.train.assemble import load_data, note, training_room
-from ngrpo.train.run_folder import folder_of, start_folder
+from ngrpo.train.run_folder import check_same_settings, folder_of, start_folder
 
 SCRIPT = "launch.sh"
 MAIN = "verl.trainer.main_ppo"
@@ -63,13 +62,14 @@ def prepare(config: RunConfig, arguments: Sequence[str], *, resume: bool) -> Pat
     Args:
         config: A checked configuration.
         arguments: Of verl's main program.
-        resume: The folder is there, data and all; verl goes on at its newest checkpoint.
+        resume: The folder is there, data and all; verl goes on at its newest checkpoint. Settings may change that
+            may where `ngrpo train` resumes.
 
     Returns:
         The script, which holds the command.
 
     Raises:
-        UserError: The folder, the tokenizer, rows or reward cannot be used.
+        UserError: The folder, the tokenizer, rows or reward cannot be used; or the run to go on with had others.
     """
     files = LaunchFiles(absolute_folder(config))
     if resume:
@@ -77,19 +77,23 @@ def prepare(config: RunConfig, arguments: Sequence[str], *, resume: bool) -> Pat
             raise RunFolderError(
                 f"{files.folder} holds no run of verl: it has no {files.train.name}. Leave out --resume."
             )
+        # The prompts stay as they were written, so other settings of them would have no effect.
+        check_same_settings({"config": resolved(load_config(files.run))}, config, files.folder)
     else:
         start_folder(files.folder)
         _write_data(config, files)
-    (files.folder / "run.toml").write_text(to_toml(config), encoding="utf-8")
+    files.run.write_text(to_toml(config), encoding="utf-8")
+    _write_judge(config, files)
     script = files.folder / SCRIPT
     lines = [f"exec {shlex.quote(sys.executable)} -m {MAIN}", *(shlex.quote(argument) for argument in arguments)]
     script.write_text("#!/bin/sh\n" + " \\\n  ".join(lines) + ' \\\n  "$@"\n', encoding="utf-8")
     return script
 
 
-def start(script: Path) -> int:
-    """Runs the command, and gives back its exit code."""
-    return subprocess.run(["/bin/sh", str(script)], check=False).returncode
+def start(script: Path) -> NoReturn:
+    """Becomes the command: Ctrl-C, SIGTERM and the exit code are its own, and verl has the time it needs to end."""
+    sys.stdout.flush()
+    os.execv("/bin/sh", ["/bin/sh", str(script)])
 
 
 def _is_there(settings: Mapping[str, Any], key: str) -> bool:
@@ -103,7 +107,7 @@ def _is_there(settings: Mapping[str, Any], key: str) -> bool:
 
 
 def _write_data(config: RunConfig, files: LaunchFiles) -> None:
-    """Prompts and the judge's settings."""
+    """Prompts."""
     tokenizer = load_tokenizer(config.model.path)
     room = training_room(config, tokenizer)
     validation = config.validation
@@ -125,11 +129,17 @@ def _write_data(config: RunConfig, files: LaunchFiles) -> None:
     for split, (data, path, _) in sections.items():
         write_prompts(found[split].prompts, path, data=data, reward=config.reward, split=split, tokenizer=tokenizer)
         note(f"{path}: {len(found[split])} prompts.")
+
+
+def _write_judge(config: RunConfig, files: LaunchFiles) -> None:
+    """The judge's settings, and those of the data that it may need."""
     # One process of its own judges for each of verl's reward workers: reward.num_workers is the number of those.
     judge = resolved(config)["reward"] | {"num_workers": 1, "name": _absolute(config.reward.name)}
     for term in judge["shaping"]:
         term["name"] = _absolute(term["name"])
-    data = {split: section.model_dump(mode="json") for split, (section, _, _) in sections.items()}
+    data = {"train": config.data.model_dump(mode="json")}
+    if config.validation is not None:
+        data["validation"] = config.validation.data.model_dump(mode="json")
     files.reward.write_text(json.dumps({"reward": judge, "data": data}, indent=1), encoding="utf-8")
 
 

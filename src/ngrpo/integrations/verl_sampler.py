@@ -17,7 +17,7 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from ngrpo.errors import ConfigError
 from ngrpo.integrations.verl import ESTIMATORS
 from ngrpo.objectives.filters import FILTERS
-from ngrpo.record import append_lines
+from ngrpo.record import append_lines, keep_lines
 
 SETTINGS = ("group_filter", "num_prompts_per_step", "max_batches", "label", "groups_file")
 KINDS = ("all_wrong", "mixed", "all_right")
@@ -30,10 +30,12 @@ class GroupSampler(ReplayBuffer):
         group_filter: `keep_all`, `keep_mixed`, `drop_all_correct` (the default) or `drop_all_wrong`. Where it drops
             anything, `algorithm.filter_groups.enable=True` too: it makes verl fetch refills prompt by prompt.
         num_prompts_per_step: `data.train_batch_size`.
-        max_batches: Batches of prompts sampled for one step at most, the first included; then the step goes on with
-            the groups that come, whatever their kind. Left out, without bound, as verl does.
+        max_batches: After so many batches of prompts, the first included, the step goes on with the groups that come,
+            whatever their kind; the last refill may go over it by less than a batch. Left out, without bound, as verl
+            does.
         label: Key of the verifier's label in what the reward function returns. `acc` is verl's word.
-        groups_file: A file to append a line per sampled group to, in the columns of our groups.jsonl.
+        groups_file: A file of this run alone for a line per sampled group, in the columns of our groups.jsonl. A run
+            that goes on from a checkpoint replaces the lines of the steps that it makes again.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class GroupSampler(ReplayBuffer):
         self._groups_file = Path(settings["groups_file"]) if settings.get("groups_file") else None
         num_prompts, max_batches = settings["num_prompts_per_step"], settings.get("max_batches")
         self._max_refills = None if max_batches is None else (max_batches - 1) * num_prompts
+        self._has_begun = False
         self._given_refill = refill_fn
         self._start_step()
         super().__init__(
@@ -124,6 +127,9 @@ class GroupSampler(ReplayBuffer):
         """A batch of whole groups and verl's metrics, with the census among them."""
         if partition_id == "val":
             return super().sample(global_steps, partition_id, batch_size)
+        if self._groups_file is not None and not self._has_begun:
+            keep_lines(self._groups_file, lambda row: row["step"] < global_steps)
+        self._has_begun = True
         self._start_step()
         batch, metrics = super().sample(global_steps, partition_id, batch_size)
         chosen = {key.rsplit("_", 2)[0] for key in batch.keys}

@@ -63,7 +63,8 @@ def has_entry_point() -> bool:
 def plugin_complaint() -> str | None:
     """Why the plug-in cannot be loaded, or None. verl itself would be silent, and later not know the estimator."""
     done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False)
-    return None if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
+    said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+    return None if done.returncode == 0 else said[-1]
 
 
 def require_verl() -> None:

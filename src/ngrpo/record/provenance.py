@@ -10,7 +10,9 @@ from typing import Any
 
 import ngrpo
 
-PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "math-verify", "sympy", "peft", "reasoning-gym")
+PACKAGES = (
+    "torch", "transformers", "tokenizers", "datasets", "numpy", "math-verify", "sympy", "peft", "reasoning-gym", "vllm",
+)  # fmt: skip
 
 
 def provenance() -> dict[str, Any]:

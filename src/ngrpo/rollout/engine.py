@@ -78,14 +78,19 @@ def uniforms(keys: Sequence[tuple[int, ...]], count: int) -> np.ndarray:
     return np.stack(rows) if rows else np.empty((0, count))
 
 
-def seed_of(key: tuple[int, ...]) -> int:
-    """A seed below 2**31 for engines that draw their own random numbers: one for each completion.
+def seed_of(key: tuple[int, ...], *, num_bits: int) -> int:
+    """A seed below 2**num_bits for engines that draw their own random numbers: one for each completion.
+
+    Args:
+        key: See `random_key`.
+        num_bits: What the engine takes, 64 at most.
 
     Example:
-        >>> seed_of((0, 0, 1, 2, 3)) == seed_of((0, 0, 1, 2, 3)) != seed_of((0, 0, 1, 2, 4))
+        >>> one, again, other = (seed_of((0, 0, 1, 2, sample), num_bits=31) for sample in (3, 3, 4))
+        >>> one == again != other
         True
     """
-    return int(np.random.SeedSequence(key).generate_state(1)[0]) >> 1
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) >> (64 - num_bits)
 
 
 class Engine(Protocol):

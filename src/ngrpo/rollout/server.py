@@ -151,7 +151,7 @@ class ServerEngine:
             "max_tokens": sampling.max_completion_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
-            "seed": seed_of(request.key),
+            "seed": seed_of(request.key, num_bits=31),
         }
         if sampling.top_k:  # not of the protocol, though most servers know it: those that do not refuse it
             body["top_k"] = sampling.top_k

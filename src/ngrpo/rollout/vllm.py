@@ -10,6 +10,7 @@ import importlib.util
 import json
 import math
 import os
+import random
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
@@ -23,7 +24,7 @@ from torch import nn
 from ngrpo.errors import ConfigError, Interrupted, MissingExtraError, ModelError, NumericsError
 from ngrpo.policy import Policy
 from ngrpo.policy.load import resolve_device
-from ngrpo.rollout.engine import OnCompletions, SampleRequest, Sampling
+from ngrpo.rollout.engine import OnCompletions, SampleRequest, Sampling, seed_of
 from ngrpo.rollout.weights import causal_model, named_weights
 from ngrpo.types import Completion
 
@@ -57,7 +58,7 @@ def check_vllm(*, device: str, precision: str, temperatures: Iterable[float]) ->
     if place.type != "cuda":
         raise ConfigError(
             f"engine 'vllm' samples on a GPU, and model.device = {device!r} is {place.type} here. "
-            "Use engine 'native', or a machine with a GPU."
+            "Use engine 'native', or model.device = 'auto' on a machine with a GPU."
         )
     if place.index not in (None, 0):
         raise ConfigError(
@@ -79,7 +80,7 @@ def check_vllm(*, device: str, precision: str, temperatures: Iterable[float]) ->
 
 def _require_vllm() -> None:
     if importlib.util.find_spec("vllm") is None:
-        raise MissingExtraError("engine 'vllm' needs vllm: pip install \"ngrpo[vllm]\".")
+        raise MissingExtraError("engine 'vllm' needs a GPU and vllm: pip install \"ngrpo[vllm]\".")
     version = importlib.metadata.version("vllm")
     low, high = VERSIONS
     if not low <= tuple(int(part) for part in version.split(".")[:2]) < high:
@@ -132,7 +133,8 @@ class VllmEngine:
 
         Raises:
             Interrupted: `should_stop` said so.
-            ModelError: A prompt and its completion do not fit into the model or the cache, or vLLM gave one up.
+            ModelError: A prompt and its completion do not fit into the model or the cache, vLLM gave one up, or the GPU
+                has no room for it beside the trainer.
             NumericsError: The model's log-probabilities are not finite.
         """
         self._check_room(requests, sampling)
@@ -169,19 +171,29 @@ class VllmEngine:
         """Wakes vLLM with the policy's weights, and lets it sleep again whatever happens."""
         torch.cuda.empty_cache()  # what the trainer's allocator keeps unused, vLLM's cannot have
         try:
-            self._llm.wake_up(tags=["weights"])
+            self._wake("weights")
             [missing] = self._llm.apply_model(partial(_load, policy=self.policy))
             if missing:
                 raise ModelError(
                     f"{len(missing)} weights that vLLM has for {type(causal_model(self.policy)).__name__} are not the "
                     f"policy's, {missing[0]!r} first: they would be random. Use engine 'native'."
                 )
-            self._llm.wake_up(tags=["kv_cache"])
+            self._wake("kv_cache")
             self._llm.reset_prefix_cache()  # keys and values of older weights
             yield
         finally:
             # Level 1, not 2: what a model keeps beside its parameters is then as it was.
             self._llm.sleep(level=1)
+
+    def _wake(self, tag: str) -> None:
+        try:
+            self._llm.wake_up(tags=[tag])
+        except RuntimeError as error:  # so its allocator says that the GPU is full
+            raise ModelError(
+                f"vLLM does not wake ({str(error).strip() or type(error).__name__}): what the trainer keeps on the GPU "
+                "leaves it no room. Lower rollout.cache_gib (--cache-gib) or update.max_microbatch_tokens; --resume "
+                "goes on from the last checkpoint."
+            ) from error
 
     def _steps(self, requests: Sequence[SampleRequest], sampling: Sampling) -> Iterator[dict[int, Any]]:
         """Steps vLLM until all requests have ended: after each step, the outputs of those that ended in it."""
@@ -193,7 +205,7 @@ class VllmEngine:
         try:
             for index, request in enumerate(requests):
                 params = SamplingParams(
-                    seed=seed_of(request.key),
+                    seed=seed_of(request.key, num_bits=63),
                     temperature=sampling.temperature,
                     top_p=sampling.top_p,
                     top_k=sampling.top_k,
@@ -236,16 +248,6 @@ class VllmEngine:
                 )
             )
         return completions
-
-
-def seed_of(key: tuple[int, ...]) -> int:
-    """A seed of 63 bits for the random numbers of one completion.
-
-    Example:
-        >>> seed_of((0, 0, 1, 2, 3)) == seed_of((0, 0, 1, 2, 3)), seed_of((0, 0, 1, 2, 3)) == seed_of((0, 0, 1, 2, 4))
-        (True, False)
-    """
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) >> 1
 
 
 @torch.no_grad()
@@ -310,7 +312,7 @@ def _llm(described: str, dtype: str, max_rows: int, cache_bytes: int) -> Any:
     os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
     import vllm
 
-    with tempfile.TemporaryDirectory(prefix="ngrpo-vllm-") as folder:
+    with _random_numbers_kept(), tempfile.TemporaryDirectory(prefix="ngrpo-vllm-") as folder:
         (Path(folder) / "config.json").write_text(described, encoding="utf-8")
         try:
             llm = vllm.LLM(
@@ -332,3 +334,15 @@ def _llm(described: str, dtype: str, max_rows: int, cache_bytes: int) -> Any:
             raise ModelError(f"vLLM cannot serve a {name} here: {first}. Use engine 'native'.") from error
     llm.sleep(level=1)
     return llm
+
+
+@contextlib.contextmanager
+def _random_numbers_kept() -> Iterator[None]:
+    """The process's own random numbers go on as before: vLLM sets every generator in it to the seed 0."""
+    of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  (those that others draw from)
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        try:
+            yield
+        finally:
+            random.setstate(of_python)
+            np.random.set_state(of_numpy)  # noqa: NPY002

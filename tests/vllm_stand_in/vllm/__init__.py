@@ -6,10 +6,12 @@ would be silent there: weights that sleep are NaN, and what is sampled, loaded o
 """
 
 import os
+import random
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 import transformers
 
@@ -193,6 +195,9 @@ class LLM:
         config = transformers.AutoConfig.from_pretrained(model)
         if not hasattr(transformers, config.architectures[0]):
             raise ValueError(f"Model architectures {config.architectures} are not supported for now.\nSupported: ...")
+        random.seed(0)  # as vLLM's worker does, in the caller's process
+        np.random.seed(0)  # noqa: NPY002
+        torch.manual_seed(0)
         served = ServedModel(config, getattr(torch, dtype))
         for parameter in served.named_parameters():
             torch.nn.init.uniform_(parameter[1], -1e-3, 1e-3)
