@@ -40,6 +40,21 @@ def test_every_setting_but_the_ks_is_part_of_the_evaluation(done):
                 run(done, changed, make_engine=never)
 
 
+def test_a_folder_without_a_sample_is_begun_anew(tmp_path):
+    """The name of a model at a server was wrong: the mended command needs no other folder."""
+
+    def refuse():
+        raise ConfigError("no such model")
+
+    with pytest.raises(ConfigError, match="no such model"):
+        run(tmp_path / "e", make_settings(engine="server:wrong"), make_engine=refuse)
+    run(tmp_path / "e", make_settings(engine="server:right"))
+    assert json.loads((tmp_path / "e" / "eval.json").read_text())["settings"]["engine"] == "server:right"
+    (tmp_path / "e" / "samples.jsonl").unlink()  # a summary is somebody's result
+    with pytest.raises(RunFolderError, match="engine: 'server:right' -> 'coin'"):
+        run(tmp_path / "e", make_engine=never)
+
+
 def test_more_ks_are_read_off_the_same_samples(done):
     before = (done / "samples.jsonl").read_bytes()
     found = run(done, make_settings(ks=(1, 2, 3)), make_engine=never)

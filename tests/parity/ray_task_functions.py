@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -15,6 +16,16 @@ def write(report, folder):
     report("files", 1)
     Path(folder, f"{os.getpid()}-{time.monotonic_ns()}").touch()
     report("steps", 2)
+
+
+def count_stoppers(report, folder):
+    """Reports how many threads of this process wait to be asked to stop, once those of before had time to end."""
+    until = time.monotonic() + 5.0
+    while (count := sum(each.name == "stop" for each in threading.enumerate())) > 1 and time.monotonic() < until:
+        time.sleep(0.05)
+    report("stoppers", count)
+    report("processes", not Path(folder, str(os.getpid())).exists())
+    Path(folder, str(os.getpid())).touch()
 
 
 def die_once(report, folder):

@@ -147,6 +147,25 @@ def test_all_workers_may_die(workers, native):
     assert [each.token_ids for each in got] == [each.token_ids for each in native.sample(requests, Sampling(16))]
 
 
+def test_workers_that_have_sampled_may_die_in_any_number(workers, native, monkeypatch):
+    """A machine with many of them: no reason to give up."""
+    monkeypatch.setattr("ngrpo.integrations.ray.MOST_DEATHS", 1)
+    pids = pids_of(workers)
+    engine, requests, seen = RayEngine(workers, answers_are_boxed=False), requests_of(120), []
+    engine.sample(requests_of(16), Sampling(4))  # a lot for each
+
+    def on_completions(indices, completions):
+        if not seen:
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+        seen.extend(indices)
+
+    got = engine.sample(requests, Sampling(16), on_completions=on_completions)
+    assert sorted(seen) == list(range(120))
+    assert not set(pids) & set(pids_of(workers))
+    assert [each.token_ids for each in got] == [each.token_ids for each in native.sample(requests, Sampling(16))]
+
+
 def test_what_the_caller_raises_ends_the_sampling_and_the_workers_go_on_later(workers):
     class Broken(Exception):
         pass

@@ -3,6 +3,7 @@
 import os
 import signal
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,14 @@ def test_all_tasks_are_done_though_a_process_is_killed_and_what_they_report_coun
     totals = {name: sum(count for counter, count in told if counter == name) for name, _ in told}
     assert totals == {"files": 2, "steps": 4, "tries": 1}
     assert capfd.readouterr().err.count("the process of task 1 died: it is given out again.") == 1
+
+
+def test_a_process_that_takes_several_tasks_waits_for_a_stop_once(tmp_path):
+    """Ray uses processes again: a second SIGTERM would come from a task that is over."""
+    told = Counter()
+    run(tmp_path, *[functions.count_stoppers] * 6, report=lambda counter, count: told.update({counter: count}))
+    assert told["processes"] < 6
+    assert told["stoppers"] == 6
 
 
 def test_a_task_whose_process_always_dies_is_given_up(tmp_path):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from helpers import EqualsGold, make_completion, make_prompt
 from ngrpo.config import Data
 from ngrpo.config import Reward as RewardSettings
-from ngrpo.errors import Interrupted, RewardError
+from ngrpo.errors import Interrupted, NgrpoError, RewardError
 from ngrpo.rewards import MathReward, ShapedReward, WeightedTerm, judges_elsewhere, make_term
 from ngrpo.rewards.pool import CALLS_PER_START
 from ngrpo.rollout import SampleRequest, Sampling, grading, reward_for, sample_groups
@@ -234,6 +234,31 @@ def test_an_error_of_the_engine_loses_what_waits(kind, error):
     with pytest.raises(error):
         judge(Parts([list(range(LEAST_AT_ONCE - 1))], break_off), reward, LEAST_AT_ONCE)
     assert reward.asked == []
+
+
+@pytest.mark.parametrize("kind", [Here, Elsewhere])
+def test_what_an_engine_gave_before_it_gave_up_is_judged(kind):
+    """A server that is down: what it sampled is not sampled again."""
+
+    def give_up(number):
+        raise NgrpoError("no answer in 6 tries")
+
+    reward, told, count = kind(), [], LEAST_AT_ONCE - 1
+    with pytest.raises(NgrpoError, match="no answer"):
+        judge(Parts([list(range(count))], give_up), reward, MANY, on_judged=lambda indices, *_: told.extend(indices))
+    assert sorted(told) == list(range(count))
+
+
+def test_a_reward_that_failed_is_not_asked_for_the_rest():
+    calls = []
+
+    def fail_and_count():
+        calls.append(1)
+        raise RewardError("no verdict")
+
+    with pytest.raises(RewardError, match="no verdict"):
+        judge(Parts([list(range(10))]), Here(fail_and_count), 10, num_at_once=4)
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("kind", [Here, Elsewhere])

@@ -172,7 +172,7 @@ def test_a_server_that_stays_broken_is_given_up_and_what_ended_was_told(server):
 @pytest.mark.parametrize(
     ("say", "error", "message"),
     [
-        (lambda body: (404, {}, {"error": "no tiny"}), ConfigError, r"refuses to sample from 'tiny': 404 .*no tiny"),
+        (lambda body: (404, {}, {"error": "no tiny"}), ConfigError, r"from 'tiny': 404 .*no tiny.* with --model\."),
         (lambda body: (400, {}, {"error": "seed"}), ConfigError, r"refuses to sample from 'tiny': 400 .*seed"),
         (lambda body: (200, {}, {"choices": []}), NgrpoError, r"gave no completion but .*choices.*OpenAI"),
         (lambda body: (200, {}, {"message": 1}), NgrpoError, r"gave no completion but .*KeyError"),
@@ -204,6 +204,10 @@ def test_a_server_is_looked_for_first(server):
         server.models = (status, {}, {})
         with pytest.raises(ConfigError, match=message):
             check_server(server.url)
+    with pytest.raises(ConfigError, match=r"the path of the API\.$"):  # it has one
+        check_server(server.url)
+    with pytest.raises(ConfigError, match=r"the path of the API: http://127\.0\.0\.1:\d+/v1\?$"):
+        check_server(server.url.removesuffix("/v1"))
 
 
 @pytest.mark.parametrize(

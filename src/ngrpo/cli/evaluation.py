@@ -243,7 +243,7 @@ def _ray_workers(options: EvalOptions, model: str, stack: ExitStack) -> "RayWork
     workers = RayWorkers(
         cluster,
         WorkerModel(
-            path=str(folder.resolve()) if folder.is_dir() else model,
+            path=str(folder.absolute()) if folder.is_dir() else model,
             weights=weights_fingerprint(model),
             **{name: options.value(name) for name in names},
         ),

@@ -83,7 +83,8 @@ class EvaluationSettings:
 def open_folder(folder: Path, settings: EvaluationSettings) -> Iterator[None]:
     """Makes the evaluation folder, or checks that it holds this very evaluation, and keeps others out of it.
 
-    A last line that a kill tore is dropped, with a note.
+    A last line that a kill tore is dropped, with a note. A folder that has no sample yet holds nothing: a command that
+    was mended (the name of a model at a server) begins there anew.
 
     Args:
         folder: The folder.
@@ -102,7 +103,7 @@ def open_folder(folder: Path, settings: EvaluationSettings) -> Iterator[None]:
     try:
         wanted = json.loads(json.dumps(asdict(settings)))
         try:
-            if not described.exists():
+            if not described.exists() or _is_empty(folder):
                 write_json(described, {"settings": wanted, **provenance()})
             else:
                 old = read_described(folder)
@@ -117,6 +118,12 @@ def open_folder(folder: Path, settings: EvaluationSettings) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether nothing was sampled or summarised there."""
+    samples = folder / SAMPLES
+    return not ((folder / SUMMARY).exists() or (samples.exists() and samples.stat().st_size))
 
 
 def check_free(folder: Path) -> None:

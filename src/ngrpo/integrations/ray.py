@@ -30,7 +30,8 @@ FILL_ON_CPU = 128
 tiny model takes 1.4 times as long for the same completions 64 at a time as 256 at a time, and 2 times 32 at a time."""
 
 MOST_DEATHS = 3
-"""Workers that die one after the other, without a completion between, before the sampling is given up."""
+"""Workers that die before they have given anything, without a completion between, before the sampling is given up.
+Others do not count: many end at once with their machine."""
 
 LATE_S = 60.0
 """Seconds after which it is said that no worker has begun."""
@@ -94,12 +95,14 @@ class _Worker:
         loading: Answers when the model is loaded; None from then on.
         stream: The completions that come; None where it does nothing.
         missing: Indices of the requests it was given whose completions have not come.
+        has_sampled: Whether a completion ever came.
     """
 
     actor: Any
     loading: Any
     stream: Any = None
     missing: frozenset[int] = frozenset()
+    has_sampled: bool = False
 
     @property
     def awaited(self) -> Any:
@@ -118,7 +121,7 @@ class RayWorkers:
     def __init__(self, cluster: RayCluster, model: WorkerModel) -> None:
         self.cluster, self.model = cluster, model
         self.workers: list[_Worker] = []
-        self.num_deaths = 0  # since a completion came
+        self.num_deaths = 0  # of those that never sampled, since a completion came
         self._say_at: float | None = None  # when it is worth a word that no worker has begun
 
     @property
@@ -156,7 +159,7 @@ class RayWorkers:
         self.workers.remove(worker)
         ray.kill(worker.actor)  # where only the connection was lost, it must not go on
         check_imports(error)
-        self.num_deaths += 1
+        self.num_deaths += not worker.has_sampled
         if self.num_deaths >= MOST_DEATHS:
             reason = " ".join(str(error).split())[:500]
             raise NgrpoError(
@@ -240,6 +243,7 @@ class _Work:
             self.workers.lose(worker, error)
             return []
         self.workers.num_deaths = 0
+        worker.has_sampled = True
         worker.missing -= {index for index, _ in ended}
         self.num_missing -= len(ended)
         return ended

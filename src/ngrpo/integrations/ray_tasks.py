@@ -3,7 +3,6 @@
 Tasks write into a folder that every machine of the cluster shares; that it is there is checked where a task starts.
 """
 
-import asyncio
 import contextlib
 import os
 import signal
@@ -35,7 +34,7 @@ MOST_DEATHS = 3
 """Of the processes of one task, before it is given up: a run goes on from its last checkpoint each time."""
 
 LOOK_S = 0.5
-"""Seconds between two looks at what the tasks report, and at whether to stop."""
+"""Seconds between two looks at what the tasks report, and, of each task, at whether to stop."""
 
 SAVING_S = 60.0
 """How long tasks that are asked to stop may take to save."""
@@ -116,15 +115,15 @@ class _Mailbox:
 
     def __init__(self) -> None:
         self.so_far: dict[tuple[int, str], int] = {}
-        self.is_to_stop = asyncio.Event()
+        self.are_to_stop = False
 
     def stop(self) -> None:
         """Asks all tasks to stop."""
-        self.is_to_stop.set()
+        self.are_to_stop = True
 
-    async def wait_for_stop(self) -> None:
-        """Returns when they are asked to."""
-        await self.is_to_stop.wait()
+    def is_to_stop(self) -> bool:
+        """Whether they are asked to."""
+        return self.are_to_stop
 
     def put(self, number: int, counter: str, total: int) -> None:
         """Moves a counter of a task forward."""
@@ -167,7 +166,8 @@ def _run(function: Callable[[Report, Any], None], argument: Any, place: _Place) 
             )
     os.chdir(place.working_folder)
     torch.set_num_threads(1)
-    threading.Thread(target=_stop_when_asked, args=(place.mailbox,), daemon=True).start()
+    is_over = threading.Event()
+    threading.Thread(target=_stop_when_asked, args=(place.mailbox, is_over), name="stop", daemon=True).start()
     so_far: Counter[str] = Counter()
 
     def report(counter: str, count: int) -> None:
@@ -175,14 +175,19 @@ def _run(function: Callable[[Report, Any], None], argument: Any, place: _Place) 
         # Waited for: when the task is done, all that it reported has come.
         ray.get(place.mailbox.put.remote(place.number, counter, so_far[counter]))
 
-    function(report, argument)
+    try:
+        function(report, argument)
+    finally:
+        is_over.set()  # the process may take another task, which has a thread of its own
 
 
-def _stop_when_asked(mailbox: Any) -> None:
+def _stop_when_asked(mailbox: Any, is_over: threading.Event) -> None:
     """Does to this process what `lab.parallel` does to one that is to stop."""
     with contextlib.suppress(RayError):  # there is no driver any more
-        ray.get(mailbox.wait_for_stop.remote())
-        os.kill(os.getpid(), signal.SIGTERM)
+        while not is_over.wait(LOOK_S):
+            if ray.get(mailbox.is_to_stop.remote()):
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
 
 
 def _is_done(ended: Any, name: str, num_deaths: int) -> bool:
@@ -219,7 +224,7 @@ def _advice(cause: BaseException | None) -> str:
 @contextlib.contextmanager
 def _marked(folder: Path) -> Iterator[Path]:
     """A file that only whoever sees this folder sees."""
-    mark = folder.resolve() / f".ray-{uuid.uuid4().hex}"
+    mark = folder.absolute() / f".ray-{uuid.uuid4().hex}"
     mark.touch()
     try:
         yield mark

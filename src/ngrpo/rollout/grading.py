@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from ngrpo.errors import Interrupted
+from ngrpo.errors import Interrupted, NgrpoError
 from ngrpo.rewards import Reward, judges_elsewhere
 from ngrpo.rewards.pool import CALLS_PER_START, available_cores
 from ngrpo.rollout.engine import Engine, SampleRequest, Sampling
@@ -35,8 +35,8 @@ def sample_and_judge(
 ) -> None:
     """Samples every request and judges every completion.
 
-    Nothing runs on when this has returned or raised. What raises ends both: completions that were not judged yet are
-    lost then.
+    Nothing runs on when this has returned or raised. What raises ends both. Where an engine gives up, what it has given
+    is judged first: sampling it again may take hours. Where somebody wants to stop, or a reward fails, it is lost.
 
     Args:
         engine: Samples.
@@ -88,15 +88,24 @@ class _Between:
 
     def _judge_first(self, count: int) -> None:
         first, self._waiting = self._waiting[:count], self._waiting[count:]
-        with torch.inference_mode(False):  # engines sample in that mode, which a user's function need not know of
-            self._judge(sorted(first, key=lambda ended: ended[0]))
+        try:
+            with torch.inference_mode(False):  # engines sample in that mode, which a user's function need not know of
+                self._judge(sorted(first, key=lambda ended: ended[0]))
+        except BaseException:
+            self._waiting.clear()  # it is not asked again
+            raise
 
     def __enter__(self) -> "_Between":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None and self._waiting:
+        if _is_judged_after(kind) and self._waiting:
             self._judge_first(len(self._waiting))
+
+
+def _is_judged_after(kind: type[BaseException] | None) -> bool:
+    """Whether what waits is judged when the sampling has ended so."""
+    return kind is None or (issubclass(kind, NgrpoError) and not issubclass(kind, Interrupted))
 
 
 class _Alongside:
@@ -155,7 +164,7 @@ class _Alongside:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            self._complete(keep_waiting=kind is None)
+            self._complete(keep_waiting=_is_judged_after(kind))
         except BaseException:  # Ctrl-C while the rest was judged
             self._complete(keep_waiting=False)
             raise

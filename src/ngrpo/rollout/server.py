@@ -1,6 +1,6 @@
 """Sampling from a server that speaks the OpenAI completions protocol: vLLM, SGLang, `transformers serve` and others.
 
-One call per completion, so that each has a seed of its own and is on disk as soon as it ends; servers batch calls that
+One call per completion, so that each has a seed of its own and is known as soon as it ends; servers batch calls that
 come together. For evaluation: such a server has weights of its own.
 """
 
@@ -180,7 +180,10 @@ class ServerEngine:
             except HTTPError as error:
                 complaint = f"{error.code} {error.reason}: {_body_of(error)}"
                 if error.code not in PASSING:
-                    raise ConfigError(f"{self.url} refuses to sample from {self.model!r}: {complaint}") from None
+                    advice = ". Give the name that it has there with --model." if error.code == 404 else ""
+                    raise ConfigError(
+                        f"{self.url} refuses to sample from {self.model!r}: {complaint}{advice}"
+                    ) from None
                 asked_for = _retry_after(error)
             except (URLError, HTTPException, OSError, ValueError) as error:
                 complaint = str(getattr(error, "reason", error)) or type(error).__name__
@@ -263,9 +266,8 @@ def check_server(url: str) -> None:
                 f"{url} refuses the key ({error.code} {error.reason}). Set OPENAI_API_KEY to the server's."
             ) from None
         if error.code == 404:
-            raise ConfigError(
-                f"{models} is not there (404). --server needs the path too: {url.rstrip('/')}/v1?"
-            ) from None
+            advice = "." if parts.path.rstrip("/") else f": {url.rstrip('/')}/v1?"
+            raise ConfigError(f"{models} is not there (404). --server needs the path of the API{advice}") from None
     except (URLError, HTTPException, OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise ConfigError(
