@@ -25,8 +25,8 @@ Ray = Annotated[
     str | None,
     typer.Option(
         metavar="local|auto|HOST:PORT",
-        help="Run on a Ray cluster, a run per CPU: one started here, the one here, that head's. Its machines share "
-        "--folder, the base model and the folder that you are in.",
+        help="Run on a Ray cluster, a run per CPU: one started here (what --ray alone means), the one here, that "
+        "head's. Its machines share --folder, the base model and the folder that you are in.",
     ),
 ]
 Overrides = Annotated[

@@ -2,6 +2,7 @@
 
 import sys
 import traceback
+from collections.abc import Sequence
 
 import typer
 from rich.console import Console
@@ -61,7 +62,7 @@ def _options(
 def main() -> None:
     """Runs the command line. Exit codes: 0, 1 (the run failed), 2 (a mistake to mend), 130 (stopped and saved)."""
     is_debugging = "--debug" in sys.argv
-    sys.argv[:] = [argument for argument in sys.argv if argument != "--debug"]
+    sys.argv[:] = with_ray_address([argument for argument in sys.argv if argument != "--debug"])
     try:
         app()
     except NgrpoError as error:
@@ -82,6 +83,19 @@ def main() -> None:
         told = f"{type(error).__name__}: {error} (run again with --debug for the traceback)"
         _complain("internal error", told, is_debugging)
         sys.exit(1)
+
+
+def with_ray_address(arguments: Sequence[str]) -> list[str]:
+    """A `--ray` without a value means this machine; typer has no option whose value may be left out.
+
+    Example:
+        >>> with_ray_address(["eval", "my/model", "--ray", "--data", "math500"])
+        ['eval', 'my/model', '--ray', 'local', '--data', 'math500']
+    """
+    found: list[str] = []
+    for argument, following in zip(arguments, [*arguments[1:], "-"], strict=True):
+        found += [argument, "local"] if argument == "--ray" and following.startswith("-") else [argument]
+    return found
 
 
 def _complain(what: str, message: str, is_debugging: bool) -> None:

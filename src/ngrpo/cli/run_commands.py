@@ -127,7 +127,8 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="local|auto|HOST:PORT",
-            help="Sample on a Ray cluster, a worker per GPU or CPU: one started here, the one here, that head's.",
+            help="Sample on a Ray cluster, a worker per GPU or CPU: one started here (what --ray alone means), the one "
+            "here, that head's.",
         ),
     ] = None,
     server: Annotated[
