@@ -72,7 +72,7 @@ def watch_all(phases: bench.Phases) -> None:
     phases.watch(torch.nn.utils, "clip_grad_norm_", "clip and AdamW")
     phases.watch(NativeEngine, "sample", "sampling")
     phases.watch(FunctionReward, "__call__", "rest")
-    phases.watch(loop, "with_retaken_logprobs", "old log-probs")
+    phases.watch(loop, "with_old_logprobs", "old log-probs")
     phases.watch(loop, "update_policy", "forward and backward")
     phases.watch(loop, "train_step", "rest")
     if trl is not None:
