@@ -49,7 +49,7 @@ def served(model_folder, tmp_path_factory):
                 break
             except (URLError, OSError, ValueError):
                 if process.poll() is not None or time.monotonic() > until:
-                    pytest.skip(f"transformers serve did not start: {log.read_text()[-500:]}")
+                    pytest.fail(f"transformers serve did not start: {log.read_text()[-500:]}")
                 time.sleep(0.5)
         yield f"http://127.0.0.1:{port}/v1", folder
     finally:
