@@ -1,5 +1,10 @@
 """Memory runs out: fewer tokens at a time from then on, the same gradient, and one line that says so."""
 
+import os
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 from update_helpers import TEMPERATURE, exact_policy, gradient, make_rows, method, reference_of, take_step
@@ -126,3 +131,37 @@ def test_other_errors_are_not_taken_for_want_of_memory(way):
         take_step(policy, objective, make_rows(policy, objective))
     assert policy.max_pass_tokens is None
     assert all(map(is_out_of_memory, MEMORY_ERRORS.values()))
+
+
+# --- what is freed stays at hand ---
+
+COUNT_FAULTS = """
+import resource, torch
+from ngrpo.train.memory import keep_freed_memory
+keep_freed_memory()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for rounds in (2, 10):  # the first two are not counted
+    before = faults()
+    for _ in range(rounds):
+        [torch.zeros(2**20) for _ in range(8)]  # 32 MiB, freed at once
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
+@pytest.mark.parametrize(
+    ("setting", "is_kept"),
+    [
+        ({}, True),
+        ({"MALLOC_TRIM_THRESHOLD_": "131072"}, False),
+        ({"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=131072"}, False),
+    ],
+)
+def test_freed_memory_is_kept_unless_the_environment_says_otherwise(setting, is_kept):
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "GLIBC_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", COUNT_FAULTS], env=clean | setting, capture_output=True, text=True, check=True
+    )
+    pages = 10 * 2**25 // os.sysconf("SC_PAGESIZE")
+    assert int(done.stdout) < pages / 20 if is_kept else int(done.stdout) > pages / 2

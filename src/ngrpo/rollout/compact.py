@@ -57,9 +57,10 @@ class CompactDecoder:
         self.num_heads, self.num_kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_size = model.layers[0].self_attn.head_dim
         self.scaling = model.layers[0].self_attn.scaling
-        self.eps = config.rms_norm_eps
         self.embedding = model.embed_tokens.weight.detach()
         self.dtype = policy.autocast_dtype or self.embedding.dtype
+        self.eps = config.rms_norm_eps
+        self._eps_tensor = torch.tensor(self.eps, device=policy.device)
         self.layers = [_laid_out(layer, self.dtype) for layer in model.layers]
         head = whole.lm_head
         self.head = _folded(head.weight, model.norm.weight, self.dtype)
@@ -99,16 +100,17 @@ class CompactDecoder:
         num_rotated = self.num_heads + self.num_kv_heads
         num_rows, size = len(tokens), self.head_size
         positions = positions.clamp_max(len(self.cos) - 1)  # rows that ended and are still here run past the table
-        cos, signed_sin = self.cos[positions].unsqueeze(1), self.signed_sin[positions].unsqueeze(1)
-        hidden = self.embedding[tokens]
+        cos, signed_sin = (table.index_select(0, positions).unsqueeze(1) for table in (self.cos, self.signed_sin))
+        hidden = self.embedding.index_select(0, tokens)
         cache.begin(positions)
         for number, layer in enumerate(self.layers):
             qkv = _linear(self._normed(hidden), layer.qkv, layer.qkv_bias).view(num_rows, -1, size)
             query_key = qkv[:, :num_rotated]
             if layer.query_key_norm is not None:
                 query_key = self._normed(query_key) * layer.query_key_norm
-            query_key = query_key.to(cos.dtype)
-            query_key = torch.addcmul(query_key * cos, query_key.roll(size // 2, -1), signed_sin).to(self.dtype)
+            query_key = _as(query_key, cos.dtype)
+            query_key = torch.addcmul(query_key * cos, query_key.roll(size // 2, -1), signed_sin)
+            query_key = _as(query_key, self.dtype)
             queries, keys, values = query_key[:, : self.num_heads], query_key[:, self.num_heads :], qkv[:, num_rotated:]
             mixed = cache.attend(number, queries, keys, values, self.scaling)
             hidden = _added(hidden, mixed, layer.out, layer.out_bias)
@@ -127,7 +129,11 @@ class CompactDecoder:
 
     def _normed(self, hidden: Tensor) -> Tensor:
         """Divided by its root mean square, in float32 as the family does it."""
-        return F.rms_norm(hidden.float(), hidden.shape[-1:], eps=self.eps).to(hidden.dtype)
+        if hidden.is_cuda or hidden.dtype != torch.float32:
+            return F.rms_norm(hidden.float(), hidden.shape[-1:], eps=self.eps).to(hidden.dtype)
+        # The same in four operations: elsewhere F.rms_norm takes three times as long.
+        norm = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True)
+        return hidden * torch.addcmul(self._eps_tensor, norm, norm, value=1 / hidden.shape[-1]).rsqrt_()
 
 
 class Cache(Protocol):
@@ -207,8 +213,13 @@ def _joined_bias(parts: tuple[Any, ...], dtype: torch.dtype) -> Tensor | None:
     return None if parts[0].bias is None else torch.cat([part.bias for part in parts]).to(dtype)
 
 
+def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor in a dtype; `to` costs a step of a small model a hundredth where there is nothing to do."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
 def _linear(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    hidden = hidden.to(weight.dtype)
+    hidden = _as(hidden, weight.dtype)
     return hidden @ weight if bias is None else torch.addmm(bias, hidden, weight)
 
 

@@ -48,6 +48,9 @@ class SlotCache(RowCache):
         self._stored = [[store.transpose(1, 2) for store in layer] for layer in self.stored]
         self.reads_own_columns_only = flash_works(heads, size, like.dtype, like.device)
 
+    def _reserve(self, num_rows: int) -> None:
+        """Nothing: it is as large as it will ever be."""
+
     def grow(self) -> int:
         """Notes that each row gets a token. Returns how many columns are then in use."""
         self._num_new += 1

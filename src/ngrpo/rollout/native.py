@@ -6,6 +6,7 @@ decoded by `compact`, all others by their own forward pass. Axes: P distinct pro
 vocabulary.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -126,6 +127,7 @@ class NativeEngine:
         state = self._new_state(requests, limit, most)
         drawn_of = _Drawn(policy, requests, limit)
         eos = torch.tensor(policy.eos_token_ids, device=device)
+        ends = None
         rows = torch.arange(0, device=device)  # of each row being decoded: which request it is,
         ages = torch.arange(0, device=device)  # how many tokens it has,
         running = torch.ones(0, dtype=torch.bool, device=device)  # whether it goes on,
@@ -148,11 +150,14 @@ class NativeEngine:
             tokens, *facts = draw(state.logits, drawn_of.randoms[rows, ages], sampling)
             drawn_of.keep(rows, ages, running, tokens, *facts)
             ages = ages + running
-            running = running & ~(torch.isin(tokens, eos) | (ages == limit))
+            if ends is None:
+                ends = torch.zeros(state.logits.shape[-1], dtype=torch.bool, device=device)
+                ends[eos[eos < len(ends)]] = True
+            running = running & ~(ends.index_select(0, tokens) | (ages == limit))
             num_unseen += 1
             if num_unseen == state.tokens_per_look:
                 num_unseen = 0
-                _require_finite(drawn_of.entropies[rows])
+                _require_finite(drawn_of.entropies)
                 ended = was_running & ~running
                 ended_rows, was_running = rows[ended].tolist(), running
                 num_running -= len(ended_rows)
@@ -209,7 +214,7 @@ class _Drawn:
         """Notes what was drawn. Rows that have ended keep their age: behind their last token nobody reads."""
         self._tokens[rows, ages] = tokens
         self._logprobs[rows, ages] = logprobs
-        self.entropies[rows] += entropies * running
+        self.entropies.index_add_(0, rows, entropies * running)
 
     def completions(self, rows: list[int], lengths: Tensor) -> list[Completion]:
         """Of requests that have ended, with so many tokens [rows] each."""
@@ -379,7 +384,7 @@ def _read(policy: Policy, prompts: Sequence[tuple[int, ...]]) -> _Read:
 
 
 def _require_finite(values: Tensor) -> None:
-    if not bool(torch.isfinite(values).all()):
+    if not math.isfinite(float(values.sum())):
         raise NumericsError(
             "the model's logits are not finite while sampling: its weights are broken. Go back to an older checkpoint."
         )

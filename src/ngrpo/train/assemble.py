@@ -30,6 +30,7 @@ from ngrpo.train.anchors import check_anchors
 from ngrpo.train.checkpoint import TrainerState, load_companions, load_optimizer, load_state, newest_checkpoint
 from ngrpo.train.companion import Companion
 from ngrpo.train.drafts import Refiner, refiner_for
+from ngrpo.train.memory import keep_freed_memory
 from ngrpo.train.needs import companions_for, make_objective, prompt_choice_for, uses_reference_model
 from ngrpo.train.optimizer import adamw
 from ngrpo.train.packing import check_packing
@@ -169,6 +170,8 @@ def _assemble(
             f"{config.train.num_steps}. Give a larger train.num_steps to go on with it."
         )
     policy = make_policy(config, tokenizer, checkpoint)
+    if policy.device.type == "cpu":
+        keep_freed_memory()
     if described is None and (ignored := ignored_generation_settings(policy.model)):
         note(f"the model's own generation_config is ignored ({ignored}); rollout.* decides.")
     if config.update.packing_window is not None:
