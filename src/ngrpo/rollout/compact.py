@@ -33,8 +33,8 @@ class _Layer:
     query_key_norm: Tensor | None  # [H + K, D]
     out: Tensor  # [H D, d]
     out_bias: Tensor | None
-    gate_up: Tensor  # [d, 2 f], feed-forward norm folded in
-    gate_up_bias: Tensor | None
+    gate_up: Tensor  # [2, d, f], feed-forward norm folded in
+    gate_up_bias: Tensor | None  # [2, 1, f]
     down: Tensor  # [f, d]
     down_bias: Tensor | None
 
@@ -114,7 +114,7 @@ class CompactDecoder:
             queries, keys, values = query_key[:, : self.num_heads], query_key[:, self.num_heads :], qkv[:, num_rotated:]
             mixed = cache.attend(number, queries, keys, values, self.scaling)
             hidden = _added(hidden, mixed, layer.out, layer.out_bias)
-            gate, up = _linear(self._normed(hidden), layer.gate_up, layer.gate_up_bias).chunk(2, dim=-1)
+            gate, up = _both(self._normed(hidden), layer.gate_up, layer.gate_up_bias)
             hidden = _added(hidden, F.silu(gate) * up, layer.down, layer.down_bias)
         return hidden
 
@@ -180,6 +180,8 @@ def _linears(layer: Any) -> list[Any]:
 def _laid_out(layer: Any, dtype: torch.dtype) -> _Layer:
     attention, feed_forward = layer.self_attn, layer.mlp
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+    gate_up = (feed_forward.gate_proj, feed_forward.up_proj)
+    gate_up_bias = _joined_bias(gate_up, dtype)
     query_key_norm = None
     if hasattr(attention, "q_norm"):
         num_heads = attention.q_proj.out_features // attention.head_dim
@@ -193,12 +195,10 @@ def _laid_out(layer: Any, dtype: torch.dtype) -> _Layer:
         query_key_norm=query_key_norm,
         out=weight_of(attention.o_proj).t().to(dtype).contiguous(),
         out_bias=_joined_bias((attention.o_proj,), dtype),
-        gate_up=_folded(
-            torch.cat([weight_of(feed_forward.gate_proj), weight_of(feed_forward.up_proj)]),
-            layer.post_attention_layernorm.weight,
-            dtype,
+        gate_up=torch.stack(
+            [_folded(weight_of(part), layer.post_attention_layernorm.weight, dtype) for part in gate_up]
         ),
-        gate_up_bias=_joined_bias((feed_forward.gate_proj, feed_forward.up_proj), dtype),
+        gate_up_bias=None if gate_up_bias is None else gate_up_bias.view(2, 1, -1),
         down=weight_of(feed_forward.down_proj).t().to(dtype).contiguous(),
         down_bias=_joined_bias((feed_forward.down_proj,), dtype),
     )
@@ -221,6 +221,12 @@ def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 def _linear(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     hidden = _as(hidden, weight.dtype)
     return hidden @ weight if bias is None else torch.addmm(bias, hidden, weight)
+
+
+def _both(hidden: Tensor, weights: Tensor, biases: Tensor | None) -> Tensor:
+    """[B, d] times each of two matrices -> [2, B, f]. Side by side in one, a second thread would gain little."""
+    hidden = _as(hidden, weights.dtype).expand(2, *hidden.shape)
+    return torch.bmm(hidden, weights) if biases is None else torch.baddbmm(biases, hidden, weights)
 
 
 def _added(residual: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
