@@ -2,7 +2,7 @@
 
 The Hugging Face forward pass serves every architecture; a token for a few hundred short rows costs it more in calls
 than in arithmetic. Here a step is written out: fused projections, norm weights folded into the matrices behind them,
-a LoRA adapter's weights added in, a preallocated cache, grouped attention without repeated keys. Proven equal to the
+a LoRA adapter's weights added in, a cache without gaps, grouped attention without repeated keys. Proven equal to the
 forward pass by tests, which is its slow twin; prompts are still read by that.
 
 Axes: B rows, H query heads, K key-value heads, D numbers per head, S columns of the cache, d the model's width.

@@ -127,7 +127,7 @@ class NativeEngine:
         state = self._new_state(requests, limit, most)
         drawn_of = _Drawn(policy, requests, limit)
         eos = torch.tensor(policy.eos_token_ids, device=device)
-        ends = None
+        ends: Tensor | None = None  # [V] whether a token ends a completion; V is known when a prompt has been read
         rows = torch.arange(0, device=device)  # of each row being decoded: which request it is,
         ages = torch.arange(0, device=device)  # how many tokens it has,
         running = torch.ones(0, dtype=torch.bool, device=device)  # whether it goes on,
